@@ -1,0 +1,3 @@
+"""What the runner builds, and what the tools call."""
+
+from .hooks import *  # noqa: F403

@@ -1,0 +1,52 @@
+"""Measure the teacher once, before the first iteration."""
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+#: Where the metrics lie in the runner's message hub.
+TEACHER_METRICS = 'teacher_metrics'
+
+
+@HOOKS.register_module()
+class EvaluateTeacherHook(Hook):
+    """Evaluate the frozen teacher on the validation set, once.
+
+    A teacher that was loaded wrongly, or that meets images normalised in
+    another way than those it learned from, shows here and not after a day of
+    training. The metrics are logged, and kept in the message hub under
+    ``'teacher_metrics'``, from where they get into checkpoints; a resumed run
+    does not measure again. Without a validation set nothing is done.
+    """
+
+    priority = 'NORMAL'
+
+    @torch.no_grad()
+    def before_train(self, runner: Runner) -> None:
+        """Evaluate and log.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        hub = runner.message_hub
+        model = runner.model
+        if is_model_wrapper(model):
+            model = model.module
+        measured = hub.get_info(TEACHER_METRICS) is not None
+        if measured or runner.val_loop is None or not hasattr(
+            model, 'teacher'
+        ):
+            return
+        loop = runner.val_loop
+        for batch in loop.dataloader:
+            data = model.data_preprocessor(batch, False)
+            outputs = model.teacher(**data, mode='predict')
+            loop.evaluator.process(data_samples=outputs, data_batch=batch)
+        metrics = loop.evaluator.evaluate(len(loop.dataloader.dataset))
+        metrics = {name: float(value) for name, value in metrics.items()}
+        hub.update_info(TEACHER_METRICS, metrics)
+        shown = ', '.join(f'{k}: {v:.4f}' for k, v in metrics.items())
+        print_log(f'teacher on the validation set: {shown}', 'current')

@@ -1,0 +1,126 @@
+"""What can be found wrong before a run writes anything."""
+
+import os
+from typing import Any, Optional
+
+from mmengine.config import Config
+from mmengine.registry import DATA_SAMPLERS, DATASETS, MODELS
+from mmengine.registry import init_default_scope
+
+# Without ``required_inputs`` in the config, these paths are looked at.
+_USUAL_INPUTS = (
+    'model.teacher_ckpt',
+    'model.student_ckpt',
+    'train_dataloader.dataset.data_file',
+    'train_dataloader.dataset.data_root',
+    'train_dataloader.dataset.dataset.data_root',
+    'val_dataloader.dataset.data_root',
+    'val_dataloader.dataset.dataset.data_root',
+    'load_from',
+)
+
+
+def _lookup(config: Config, key: str) -> Any:
+    value = config
+    for part in key.split('.'):
+        if isinstance(value, (list, tuple)) and part.isdigit():
+            value = value[int(part)]
+        elif hasattr(value, 'get'):
+            value = value.get(part)
+        else:
+            return None
+    return value
+
+
+def missing_inputs(config: Config) -> list[str]:
+    """Find files and folders that a config names and that do not exist.
+
+    A config lists what it needs in ``required_inputs``, a list of
+    ``dict(key='model.teacher_ckpt', make='command that makes it')``, plus,
+    optionally, ``holds='name'`` for a file or folder that must be in the
+    folder. Without this list, the usual places are looked at.
+
+    Args:
+        config (Config): The config of a run.
+
+    Returns:
+        list[str]: For each missing input its key, its path and the command
+        that makes it.
+    """
+    inputs = config.get('required_inputs')
+    if inputs is None:
+        inputs = [dict(key=key) for key in _USUAL_INPUTS]
+    problems = []
+    for item in inputs:
+        path = _lookup(config, item['key'])
+        if path is None and 'make' not in item:
+            continue
+        wanted = path
+        if path and item.get('holds'):
+            wanted = os.path.join(path, item['holds'])
+        if path and os.path.exists(wanted):
+            continue
+        line = f'{item["key"]} = {path!r}'
+        if path and item.get('holds') and os.path.exists(path):
+            line += f' (holds no {item["holds"]!r})'
+        if item.get('make'):
+            line += f'\n      make it with: {item["make"]}'
+        problems.append(line)
+    return problems
+
+
+def missing_inputs_message(problems: list[str], script: str) -> str:
+    """Say in one message what is missing.
+
+    Args:
+        problems (list[str]): What :func:`missing_inputs` found.
+        script (str): The command that was called, with its config.
+
+    Returns:
+        str: The message.
+    """
+    lines = '\n'.join(f'  * {problem}' for problem in problems)
+    return (
+        f'{len(problems)} of the inputs are missing:\n{lines}\n'
+        f'Paths are set on the command line, for example\n'
+        f'      {script} --cfg-options KEY=PATH ...'
+    )
+
+
+def preflight(config: Config, script: Optional[str] = None) -> None:
+    """Check a config before a runner is built and a work dir made.
+
+    Looks for missing files, builds the model, which checks checkpoints,
+    architectures and the mapping of the losses, checks the options of the
+    sampler, and builds the training set.
+
+    Args:
+        config (Config): The config of a run.
+        script (str, optional): The command that was called, for the
+            message. Defaults to None.
+
+    Raises:
+        FileNotFoundError: If inputs are missing, all in one message.
+        ValueError: If the components find fault with their options.
+    """
+    problems = missing_inputs(config)
+    if problems:
+        raise FileNotFoundError(
+            missing_inputs_message(problems, script or 'your command')
+        )
+    init_default_scope(config.get('default_scope', 'mmengine'))
+    loader = config.get('train_dataloader') or {}
+    sampler = loader.get('sampler')
+    if isinstance(sampler, dict):
+        sampler_class = DATA_SAMPLERS.get(sampler['type'])
+        check = getattr(sampler_class, 'check_options', None)
+        if check is not None:
+            options = {k: v for k, v in sampler.items() if k != 'type'}
+            check(**options)
+    MODELS.build(config.model)
+    if isinstance(loader.get('dataset'), dict):
+        dataset = DATASETS.build(loader['dataset'])
+        if hasattr(dataset, 'full_init'):
+            dataset.full_init()
+        if len(dataset) == 0:
+            raise ValueError('the training set is empty')

@@ -1,0 +1,9 @@
+"""Models, and what makes them up."""
+
+from .algorithms import *  # noqa: F403
+from .classifiers import *  # noqa: F403
+from .connectors import *  # noqa: F403
+from .data_preprocessors import *  # noqa: F403
+from .distillers import *  # noqa: F403
+from .losses import *  # noqa: F403
+from .recorders import *  # noqa: F403

@@ -1,0 +1,383 @@
+"""What passes between teacher and student, put together by a config."""
+
+import inspect
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Optional, Union
+
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS, TASK_UTILS
+from torch import Tensor, nn
+
+from mmkd_plugin.models.recorders import BaseRecorder
+from mmkd_plugin.utils.checks import nearest
+
+_RECORD_KEYS = {
+    'from_student',
+    'recorder',
+    'record_idx',
+    'data_idx',
+    'connector',
+    'connector_idx',
+    'connector_inputs',
+}
+_BATCH_KEYS = {'from_batch'}
+_BATCH_SOURCES = ('gt_label', 'sample_idx', 'inputs')
+
+
+def _forward_parameters(module: nn.Module) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(module.forward).parameters)
+
+
+def _remove_all(recorders: list[BaseRecorder]) -> None:
+    for recorder in recorders:
+        recorder.remove()
+
+
+@MODELS.register_module()
+class ConfigurableDistiller(BaseModule):
+    """Recorders, connectors and losses, and how they are wired.
+
+    The config is MMRazor's: recorders tap the models, a mapping says for
+    every argument of every loss which record it takes and through which
+    connector. What can be checked without data is checked when the distiller
+    is built. Beyond MMRazor's keys there are ``from_batch``, which takes
+    labels, sample indices or images from the batch itself, and
+    ``connector_inputs``, which hands further records to a connector that
+    takes more than one tensor.
+
+    Args:
+        student_recorders (dict[str, dict], optional): Configs of recorders
+            on the student. Defaults to None.
+        teacher_recorders (dict[str, dict], optional): Configs of recorders
+            on the teacher. Defaults to None.
+        connectors (dict[str, dict | list[dict]], optional): Configs of
+            connectors; a list is a sequence. Defaults to None.
+        distill_losses (dict[str, dict]): Configs of losses. Every name must
+            contain ``'loss'``, as only such entries are added up.
+        loss_forward_mappings (dict[str, dict[str, dict]]): For every loss,
+            for every argument of its ``forward``, where it comes from, either
+            ``from_batch`` (``'gt_label'``, ``'sample_idx'`` or ``'inputs'``)
+            alone, or ``from_student`` (bool), ``recorder`` (str),
+            ``record_idx`` (which call, defaults to 0), ``data_idx`` (which
+            element of the record), ``connector`` (str), ``connector_inputs``
+            (further arguments of the connector, mapped in the same way) and
+            ``connector_idx`` (which element of what the connector returned).
+        init_cfg (dict, optional): Initialisation. Defaults to None.
+
+    Raises:
+        ValueError: If a name is unknown, a key misspelt, a required argument
+            of a loss unmapped, a loss without mapping, or a recorder or
+            connector not used.
+
+    Examples:
+        >>> distiller = ConfigurableDistiller(
+        ...     student_recorders=dict(
+        ...         fc=dict(type='ModuleOutputs', source='head.fc')),
+        ...     teacher_recorders=dict(
+        ...         fc=dict(type='ModuleOutputs', source='head.fc')),
+        ...     distill_losses=dict(loss_kl=dict(type='KLDivergence')),
+        ...     loss_forward_mappings=dict(loss_kl=dict(
+        ...         preds_S=dict(from_student=True, recorder='fc'),
+        ...         preds_T=dict(from_student=False, recorder='fc'))))
+    """
+
+    def __init__(
+        self,
+        student_recorders: Optional[dict] = None,
+        teacher_recorders: Optional[dict] = None,
+        connectors: Optional[dict] = None,
+        distill_losses: Optional[dict] = None,
+        loss_forward_mappings: Optional[dict] = None,
+        init_cfg: Optional[dict] = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        self.student_recorders = self._build_recorders(student_recorders)
+        self.teacher_recorders = self._build_recorders(teacher_recorders)
+        self.connectors = nn.ModuleDict(
+            {k: self._build(v) for k, v in (connectors or {}).items()}
+        )
+        self.distill_losses = nn.ModuleDict(
+            {k: MODELS.build(v) for k, v in (distill_losses or {}).items()}
+        )
+        self.loss_forward_mappings = loss_forward_mappings or {}
+        self._check_mappings()
+        # The hooks refer to the recorders, not to the distiller, so this
+        # runs when the distiller goes, not only when the models do.
+        weakref.finalize(
+            self,
+            _remove_all,
+            [
+                *self.student_recorders.values(),
+                *self.teacher_recorders.values(),
+            ],
+        )
+
+    @staticmethod
+    def _build(config: Union[dict, list, nn.Module]) -> nn.Module:
+        if isinstance(config, (list, tuple)):
+            return nn.Sequential(*(MODELS.build(c) for c in config))
+        return MODELS.build(config)
+
+    @staticmethod
+    def _build_recorders(configs: Optional[dict]) -> dict[str, BaseRecorder]:
+        return {k: TASK_UTILS.build(v) for k, v in (configs or {}).items()}
+
+    # ------------------------------------------------------------ checks
+
+    def _check_mappings(self) -> None:
+        if not self.distill_losses:
+            raise ValueError('distill_losses is empty: there is no loss')
+        for name in self.loss_forward_mappings:
+            if name not in self.distill_losses:
+                raise ValueError(
+                    f'loss_forward_mappings has {name!r}, which is no loss '
+                    f'of distill_losses; {nearest(name, self.distill_losses)}'
+                )
+        self._used = set()
+        for name, loss in self.distill_losses.items():
+            if 'loss' not in name:
+                raise ValueError(
+                    f'the name of a loss must contain "loss", or mmengine '
+                    f'does not add it up; {name!r} does not'
+                )
+            if name not in self.loss_forward_mappings:
+                raise ValueError(
+                    f'{name!r} has no entry in loss_forward_mappings, so it '
+                    f'could never be computed'
+                )
+            mapping = self.loss_forward_mappings[name]
+            self._check_arguments(
+                f'loss_forward_mappings[{name!r}]', loss, mapping
+            )
+        everything = [
+            *(('student', name) for name in self.student_recorders),
+            *(('teacher', name) for name in self.teacher_recorders),
+            *(('connector', name) for name in self.connectors),
+        ]
+        unused = [f'{k} {n!r}' for k, n in everything if (k, n) not in
+                  self._used]
+        if unused:
+            raise ValueError(
+                f'nothing in loss_forward_mappings reads: {", ".join(unused)}'
+                f' (recorders are named by their model)'
+            )
+        del self._used
+
+    def _check_arguments(
+        self, where: str, module: nn.Module, mapping: dict, given: int = 0
+    ) -> None:
+        """Check a mapping against the ``forward`` of what it feeds.
+
+        ``given`` counts the leading arguments that come from elsewhere.
+        """
+        if not isinstance(mapping, dict):
+            raise ValueError(f'{where} must be a dict, but got {mapping!r}')
+        parameters = _forward_parameters(module)
+        for taken in list(parameters)[:given]:
+            del parameters[taken]
+        kinds = inspect.Parameter
+        takes_any = any(
+            p.kind is kinds.VAR_KEYWORD for p in parameters.values()
+        )
+        for argument, source in mapping.items():
+            if argument not in parameters and not takes_any:
+                raise ValueError(
+                    f'{where}: {type(module).__name__}.forward has no '
+                    f'argument {argument!r}; {nearest(argument, parameters)}'
+                )
+            self._check_source(f'{where}[{argument!r}]', source)
+        missing = [
+            name
+            for name, p in parameters.items()
+            if p.default is kinds.empty
+            and p.kind not in (kinds.VAR_KEYWORD, kinds.VAR_POSITIONAL)
+            and name not in mapping
+        ]
+        if missing:
+            raise ValueError(
+                f'{where}: {type(module).__name__}.forward needs '
+                f'{", ".join(missing)}, which the mapping does not give'
+            )
+
+    def _check_source(self, where: str, source: dict) -> None:
+        if not isinstance(source, dict):
+            raise ValueError(f'{where} must be a dict, but got {source!r}')
+        allowed = _BATCH_KEYS if 'from_batch' in source else _RECORD_KEYS
+        for key in source:
+            if key not in allowed:
+                raise ValueError(
+                    f'{where} has the unknown key {key!r}; '
+                    f'{nearest(key, allowed)}'
+                )
+        if 'from_batch' in source:
+            if source['from_batch'] not in _BATCH_SOURCES:
+                raise ValueError(
+                    f'{where}: from_batch must be one of {_BATCH_SOURCES}, '
+                    f'but got {source["from_batch"]!r}'
+                )
+            return
+        if not isinstance(source.get('from_student'), bool):
+            raise ValueError(
+                f'{where} needs from_student=True or False, but has '
+                f'{source.get("from_student")!r}'
+            )
+        if 'recorder' not in source:
+            raise ValueError(f'{where} names no recorder')
+        side = 'student' if source['from_student'] else 'teacher'
+        recorders = self._recorders_of(source)
+        if source['recorder'] not in recorders:
+            raise ValueError(
+                f'{where}: there is no {side} recorder '
+                f'{source["recorder"]!r}; '
+                f'{nearest(str(source["recorder"]), recorders)}'
+            )
+        self._used.add((side, source['recorder']))
+        name = source.get('connector')
+        if name is None:
+            for key in ('connector_idx', 'connector_inputs'):
+                if source.get(key) is not None:
+                    raise ValueError(f'{where} has {key}, but no connector')
+            return
+        if name not in self.connectors:
+            raise ValueError(
+                f'{where}: there is no connector {name!r}; '
+                f'{nearest(str(name), self.connectors)}'
+            )
+        self._used.add(('connector', name))
+        self._check_arguments(
+            f'{where} connector_inputs',
+            self.connectors[name],
+            source.get('connector_inputs') or {},
+            given=1,
+        )
+
+    # ----------------------------------------------------------- running
+
+    def _recorders_of(self, source: dict) -> dict[str, BaseRecorder]:
+        if source['from_student']:
+            return self.student_recorders
+        return self.teacher_recorders
+
+    def prepare_from_student(self, model: nn.Module) -> None:
+        """Attach the student's recorders.
+
+        Args:
+            model (nn.Module): The student.
+
+        Raises:
+            ValueError: If a recorder's source does not exist.
+        """
+        self._attach('student_recorders', model)
+
+    def prepare_from_teacher(self, model: nn.Module) -> None:
+        """Attach the teacher's recorders.
+
+        Args:
+            model (nn.Module): The teacher.
+
+        Raises:
+            ValueError: If a recorder's source does not exist.
+        """
+        self._attach('teacher_recorders', model)
+
+    def _attach(self, which: str, model: nn.Module) -> None:
+        for name, recorder in getattr(self, which).items():
+            try:
+                recorder.initialize(model)
+            except ValueError as error:
+                raise ValueError(f'{which}[{name!r}]: {error}') from None
+
+    @contextmanager
+    def record_student(self) -> Iterator[None]:
+        """Record the student while the context is open."""
+        with ExitStack() as stack:
+            for recorder in self.student_recorders.values():
+                stack.enter_context(recorder)
+            yield
+
+    @contextmanager
+    def record_teacher(self) -> Iterator[None]:
+        """Record the teacher while the context is open."""
+        with ExitStack() as stack:
+            for recorder in self.teacher_recorders.values():
+                stack.enter_context(recorder)
+            yield
+
+    def clear(self) -> None:
+        """Empty all recorders, so that no graph outlives the step."""
+        for recorder in self.student_recorders.values():
+            recorder.clear()
+        for recorder in self.teacher_recorders.values():
+            recorder.clear()
+
+    def _read(self, source: dict, batch: dict[str, Any]) -> Any:
+        if 'from_batch' in source:
+            return batch[source['from_batch']]
+        recorder = self._recorders_of(source)[source['recorder']]
+        record = recorder.get_record(
+            source.get('record_idx', 0), source.get('data_idx')
+        )
+        if source.get('connector') is None:
+            return record
+        inputs = {
+            key: self._read(value, batch)
+            for key, value in (source.get('connector_inputs') or {}).items()
+        }
+        record = self.connectors[source['connector']](record, **inputs)
+        if source.get('connector_idx') is not None:
+            record = record[source['connector_idx']]
+        return record
+
+    def compute_distill_losses(
+        self, batch: Optional[dict[str, Any]] = None
+    ) -> dict[str, Tensor]:
+        """Compute all losses from what was recorded.
+
+        Args:
+            batch (dict, optional): What ``from_batch`` can name, ``gt_label``
+                and ``sample_idx`` (int64, ``(B,)``) and ``inputs``. Only
+                what the mapping reads is needed. Defaults to None.
+
+        Returns:
+            dict[str, Tensor]: The losses by name.
+
+        Raises:
+            RuntimeError: If a recorder recorded nothing.
+            ValueError: If a loss does not take what it was given; the
+                message names the loss.
+        """
+        batch = batch or {}
+        losses = {}
+        for name, loss in self.distill_losses.items():
+            arguments = {
+                argument: self._read(source, batch)
+                for argument, source in self.loss_forward_mappings[
+                    name
+                ].items()
+            }
+            try:
+                losses[name] = loss(**arguments)
+            except ValueError as error:
+                raise ValueError(f'{name}: {error}') from error
+        return losses
+
+    def batch_sources(self) -> set[str]:
+        """Get what the mappings read from the batch.
+
+        Returns:
+            set[str]: Some of ``'gt_label'``, ``'sample_idx'``, ``'inputs'``.
+        """
+
+        def walk(mapping: dict) -> Iterator[str]:
+            for source in mapping.values():
+                if 'from_batch' in source:
+                    yield source['from_batch']
+                yield from walk(source.get('connector_inputs') or {})
+
+        return {
+            name
+            for mapping in self.loss_forward_mappings.values()
+            for name in walk(mapping)
+        }

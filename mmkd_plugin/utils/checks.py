@@ -1,0 +1,102 @@
+"""Checks of options, with one wording for all components."""
+
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Optional
+
+from torch import Tensor
+
+
+def nearest(name: str, known: Iterable[str], count: int = 5) -> str:
+    """Phrase which known names are nearest to a wrong one.
+
+    Args:
+        name (str): The name that was given.
+        known (Iterable[str]): The names that exist.
+        count (int): How many to list at most. Defaults to 5.
+
+    Returns:
+        str: ``'nearest: a, b'``, or ``'known: a, b, ...'`` where nothing is
+        near.
+    """
+    known = sorted(known)
+    # Module paths share long heads, so the last part counts most.
+    close = difflib.get_close_matches(name, known, n=count, cutoff=0.6)
+    if not close:
+        tail = name.rsplit('.', 1)[-1]
+        close = [k for k in known if k.rsplit('.', 1)[-1] == tail][:count]
+    if close:
+        return 'nearest: ' + ', '.join(close)
+    shown = ', '.join(known[: 4 * count])
+    return f'known: {shown}' + (', ...' if len(known) > 4 * count else '')
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> str:
+    """Return ``value`` if it is one of ``choices``.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    choices = tuple(choices)
+    if value not in choices:
+        raise ValueError(f'{name} must be one of {choices}, but got {value!r}')
+    return value
+
+
+def check_number(
+    name: str,
+    value: float,
+    *,
+    above: float = -math.inf,
+    below: float = math.inf,
+    least: Optional[float] = None,
+    most: Optional[float] = None,
+) -> float:
+    """Return ``value`` if it is a finite number within the bounds.
+
+    Args:
+        name (str): What the number is called in the message.
+        value (float): The number.
+        above (float): Exclusive lower bound. Defaults to none.
+        below (float): Exclusive upper bound. Defaults to none.
+        least (float, optional): Inclusive lower bound. Defaults to None.
+        most (float, optional): Inclusive upper bound. Defaults to None.
+
+    Raises:
+        ValueError: If it is no finite number or out of bounds.
+    """
+    bounds = []
+    if above != -math.inf:
+        bounds.append(f'> {above}')
+    if least is not None:
+        bounds.append(f'>= {least}')
+    if below != math.inf:
+        bounds.append(f'< {below}')
+    if most is not None:
+        bounds.append(f'<= {most}')
+    good = (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and above < value < below
+        and (least is None or value >= least)
+        and (most is None or value <= most)
+    )
+    if not good:
+        wanted = ' and '.join(['a finite number', *bounds])
+        raise ValueError(f'{name} must be {wanted}, but got {value!r}')
+    return value
+
+
+def check_same_shape(preds_S: Tensor, preds_T: Tensor, hint: str = '') -> None:
+    """Check that student and teacher tensors have one shape.
+
+    Raises:
+        ValueError: If they have not.
+    """
+    if preds_S.shape != preds_T.shape:
+        raise ValueError(
+            f'student and teacher must have the same shape, but got '
+            f'{tuple(preds_S.shape)} and {tuple(preds_T.shape)}{hint}'
+        )

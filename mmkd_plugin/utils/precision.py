@@ -1,0 +1,40 @@
+"""Losses compute in full precision whatever autocast says."""
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def _upcast(value):
+    if isinstance(value, Tensor) and value.dtype in _HALF:
+        return value.float()
+    return value
+
+
+def full_precision(func: Callable) -> Callable:
+    """Run a tensor function in float32 or better, with autocast off.
+
+    Half precision arguments become float32; float32 and float64 stay what
+    they are. Gradients flow back in the dtype of the arguments.
+
+    Args:
+        func (Callable): A function whose first argument is a tensor.
+
+    Returns:
+        Callable: The function, wrapped.
+    """
+
+    @functools.wraps(func)
+    def wrapped(first: Tensor, *args, **kwargs):
+        with torch.autocast(device_type=first.device.type, enabled=False):
+            return func(
+                _upcast(first),
+                *(_upcast(arg) for arg in args),
+                **{key: _upcast(arg) for key, arg in kwargs.items()},
+            )
+
+    return wrapped

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Train on several GPUs of one machine, or of several machines.
+# Without a GPU, the processes share the CPU.
+set -euo pipefail
+
+if [ $# -lt 2 ]; then
+  echo "usage: [NNODES=1 NODE_RANK=0 MASTER_ADDR=127.0.0.1 PORT=...] \
+bash $0 CONFIG GPUS [arguments of train.py]" >&2
+  exit 2
+fi
+config=$1
+gpus=$2
+shift 2
+here=$(cd "$(dirname "$0")" && pwd)
+nodes=${NNODES:-1}
+
+if [ "$nodes" = 1 ] && [ -z "${PORT:-}" ]; then
+  # Two runs on one machine must not meet: let torchrun find a free port.
+  rendezvous=(--standalone)
+else
+  rendezvous=(--node_rank "${NODE_RANK:-0}"
+    --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "${PORT:-29500}")
+fi
+exec "${PYTHON:-python}" -m torch.distributed.run --nnodes "$nodes" \
+  --nproc_per_node "$gpus" "${rendezvous[@]}" \
+  "$here/train.py" "$config" --launcher pytorch "$@"

@@ -1,0 +1,67 @@
+"""Evaluate a checkpoint on the test set of a config."""
+
+import argparse
+import os
+import sys
+
+from mmengine.config import Config, DictAction
+from mmengine.fileio import dump
+from mmengine.runner import Runner
+
+from mmkd_plugin.engine.cpu_distributed import prepare_distributed
+from mmkd_plugin.utils.checkpoint import load_weights
+
+
+def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint of a run')
+    parser.add_argument(
+        '--work-dir', help='folder of logs; work_dirs/CONFIG by default'
+    )
+    parser.add_argument('--out', help='JSON file to write the metrics to')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='settings that override the config, as key=value',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='who started this process',
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def main() -> None:
+    """Evaluate."""
+    args = parse_args()
+    try:
+        config = Config.fromfile(args.config)
+        if args.cfg_options is not None:
+            config.merge_from_dict(args.cfg_options)
+        config.launcher = args.launcher
+        if args.work_dir is not None:
+            config.work_dir = args.work_dir
+        elif config.get('work_dir') is None:
+            name = os.path.splitext(os.path.basename(args.config))[0]
+            config.work_dir = os.path.join('work_dirs', name)
+        load_weights(args.checkpoint)
+        config.load_from = args.checkpoint
+        prepare_distributed(config)
+    except (FileNotFoundError, ValueError, TypeError, KeyError) as error:
+        sys.exit(f'error: {error}')
+    runner = Runner.from_cfg(config)
+    metrics = runner.test()
+    if args.out is not None and runner.rank == 0:
+        dump({name: float(v) for name, v in metrics.items()}, args.out)
+
+
+if __name__ == '__main__':
+    main()
