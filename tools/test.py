@@ -2,14 +2,16 @@
 
 import argparse
 import os
-import sys
 
 from mmengine.config import Config, DictAction
 from mmengine.fileio import dump
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmkd_plugin.engine.cpu_distributed import prepare_distributed
-from mmkd_plugin.utils.checkpoint import load_weights
+from mmkd_plugin.engine.export import student_config, take_student
+from mmkd_plugin.engine.preflight import fail
+from mmkd_plugin.utils.checkpoint import load_strict, load_weights
 
 
 def parse_args() -> argparse.Namespace:
@@ -52,12 +54,22 @@ def main() -> None:
         elif config.get('work_dir') is None:
             name = os.path.splitext(os.path.basename(args.config))[0]
             config.work_dir = os.path.join('work_dirs', name)
-        load_weights(args.checkpoint)
-        config.load_from = args.checkpoint
+        weights = load_weights(args.checkpoint)
+        if 'student' in config.model:
+            # The teacher is not needed, so neither is its checkpoint.
+            weights = take_student(weights, args.checkpoint)
+            preprocessor = config.model.get('data_preprocessor')
+            config.model = student_config(config.to_dict())
+            if preprocessor is not None:
+                config.model.data_preprocessor = preprocessor
         prepare_distributed(config)
+        runner = Runner.from_cfg(config)
+        model = runner.model
+        if is_model_wrapper(model):
+            model = model.module
+        load_strict(model, weights, 'model', args.checkpoint)
     except (FileNotFoundError, ValueError, TypeError, KeyError) as error:
-        sys.exit(f'error: {error}')
-    runner = Runner.from_cfg(config)
+        fail(error)
     metrics = runner.test()
     if args.out is not None and runner.rank == 0:
         dump({name: float(v) for name, v in metrics.items()}, args.out)

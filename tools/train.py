@@ -2,14 +2,13 @@
 
 import argparse
 import os
-import sys
 
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmkd_plugin.engine.cpu_distributed import prepare_distributed
-from mmkd_plugin.engine.preflight import preflight
+from mmkd_plugin.engine.preflight import fail, preflight
 from mmkd_plugin.engine.resume import find_resume_checkpoint
 
 
@@ -92,7 +91,7 @@ def main() -> None:
         preflight(config, f'python tools/train.py {args.config}')
         prepare_distributed(config)
     except (FileNotFoundError, ValueError, TypeError, KeyError) as error:
-        sys.exit(f'error: {error}')
+        fail(error)
     if 'runner_type' in config:
         runner = RUNNERS.build(config)
     else:

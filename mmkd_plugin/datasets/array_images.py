@@ -7,8 +7,8 @@ from typing import Optional, Union
 
 import numpy as np
 import torch
-from mmengine.registry import FUNCTIONS
 from mmengine.dataset import pseudo_collate
+from mmengine.registry import FUNCTIONS
 from mmpretrain.structures import DataSample
 from torch.utils.data import Dataset
 

@@ -177,8 +177,9 @@ def load_image(path: str, size: int, fit: str = 'stretch') -> np.ndarray:
         image = Image.open(file)
         image.draft(None, (2 * size, 2 * size))
         image.load()
-        # After load(): there Pillow turns TIFF files upright by itself.
-        turn = _exif_turn(image)
+        # TIFF files are turned upright by load() itself; whether the tag is
+        # still there afterwards depends on Pillow's version.
+        turn = None if image.format == 'TIFF' else _exif_turn(image)
         image = _to_rgb(image)
         width, height = image.size
         side = min(width, height)

@@ -132,7 +132,7 @@ def export_student(
             f'with EMAHook'
         )
     plain = config.to_dict()
-    model_config = _student_config(plain)
+    model_config = student_config(plain)
     preprocessor = _plain_preprocessor(plain)
     pipeline, size = _pipeline_and_size(plain, input_size)
 
@@ -141,7 +141,7 @@ def export_student(
         student = _build(dict(model_config, data_preprocessor=preprocessor))
         weights = find_weights(source, checkpoint)
         if 'student' in plain['model']:
-            weights = _take_student(weights, checkpoint)
+            weights = take_student(weights, checkpoint)
         load_strict(student, weights, 'student', checkpoint)
         student.train(False)
         num_classes = _count_classes(student, size)
@@ -255,8 +255,19 @@ def _walk(config: Any) -> Iterator[dict]:
             yield from _walk(part)
 
 
-def _student_config(config: dict) -> dict:
-    """Get the model without what concerns training or its first weights."""
+def student_config(config: dict) -> dict:
+    """Get the student of a config as a model of its own.
+
+    Args:
+        config (dict): A distillation config, or that of a classifier.
+
+    Returns:
+        dict: Config of the model, without preprocessor, training options and
+        first weights.
+
+    Raises:
+        ValueError: If there is no model in the config.
+    """
     model = config.get('model')
     if not isinstance(model, dict):
         raise ValueError('the config has no `model`')
@@ -266,6 +277,7 @@ def _student_config(config: dict) -> dict:
         read = get_config if '::' in path else Config.fromfile
         model = read(path).to_dict()['model']
     model = copy.deepcopy(model)
+    model.pop('data_preprocessor', None)
     for part in _walk(model):
         name = _short(part.get('type'))
         for option in ('pretrained', 'train_cfg'):
@@ -406,7 +418,19 @@ def _build(config: dict) -> nn.Module:
     return MODELS.build(Config.fromstring(text, '.py').model)
 
 
-def _take_student(weights: dict[str, Tensor], path: str) -> dict[str, Tensor]:
+def take_student(weights: dict[str, Tensor], path: str) -> dict[str, Tensor]:
+    """Get the student's weights out of those of a distillation.
+
+    Args:
+        weights (dict[str, Tensor]): Weights of a ``SingleTeacherDistill``.
+        path (str): Where they came from, for messages.
+
+    Returns:
+        dict[str, Tensor]: The student's, under its own names.
+
+    Raises:
+        ValueError: If there are none.
+    """
     taken = OrderedDict(
         (key.removeprefix(_STUDENT), value)
         for key, value in weights.items()

@@ -1,11 +1,16 @@
 """What can be found wrong before a run writes anything."""
 
 import os
-from typing import Any, Optional
+import sys
+from typing import Any, NoReturn, Optional
 
 from mmengine.config import Config
-from mmengine.registry import DATA_SAMPLERS, DATASETS, MODELS
-from mmengine.registry import init_default_scope
+from mmengine.registry import (
+    DATA_SAMPLERS,
+    DATASETS,
+    MODELS,
+    init_default_scope,
+)
 
 # Without ``required_inputs`` in the config, these paths are looked at.
 _USUAL_INPUTS = (
@@ -124,3 +129,16 @@ def preflight(config: Config, script: Optional[str] = None) -> None:
             dataset.full_init()
         if len(dataset) == 0:
             raise ValueError('the training set is empty')
+
+
+def fail(error: Exception) -> NoReturn:
+    """End the program with one message, on rank 0 alone.
+
+    Args:
+        error (Exception): What went wrong.
+    """
+    if os.environ.get('RANK', '0') != '0':
+        sys.exit(1)
+    # str() of a KeyError is the repr of its message.
+    text = error.args[0] if isinstance(error, KeyError) else error
+    sys.exit(f'error: {text}')

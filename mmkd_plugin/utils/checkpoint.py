@@ -27,37 +27,51 @@ class _Discarded:
         pass
 
 
-# What mmengine's message hub (training history) and the argument namespaces
-# of torchvision, timm and RepDistiller are made of. None of it is needed, so
-# each name is bound to a stand-in instead of to the real thing: `getattr`
-# (by which mmengine pickles the methods of a history buffer) and a buffer's
+# Whose objects a training checkpoint may hold besides weights: mmengine's
+# history and schedulers, argument namespaces, NumPy scalars. None of it is
+# needed, so each name is bound to a stand-in instead of to the real thing:
+# `getattr` (by which mmengine pickles methods) and a history buffer's
 # `__setstate__` (which changes its class) are no harmless functions.
-# NumPy's private modules are named twice: before and since NumPy 2.
-_STAND_INS = [
-    type(name, (_Discarded,), dict(__module__=module))
-    for module, name in (
-        ('mmengine.logging.history_buffer', 'HistoryBuffer'),
-        ('builtins', 'getattr'),
-        ('numpy', 'ndarray'),
-        ('numpy', 'dtype'),
-        ('numpy.core.multiarray', '_reconstruct'),
-        ('numpy.core.multiarray', 'scalar'),
-        ('numpy._core.multiarray', '_reconstruct'),
-        ('numpy._core.multiarray', 'scalar'),
-        ('argparse', 'Namespace'),
-    )
-]
+_KNOWN_PACKAGES = (
+    'argparse',
+    'mmcv',
+    'mmengine',
+    'mmkd_plugin',
+    'mmpretrain',
+    'numpy',
+    'timm',
+    'torch',
+)
+
+
+def _stand_ins(path: str) -> list[type]:
+    """Make an inert class for each known global that a file names."""
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except ValueError:
+        # PyTorch's format of before 1.6 cannot be looked through. These are
+        # what RepDistiller's checkpoints hold.
+        names = ['argparse.Namespace', 'numpy.core.multiarray.scalar']
+    stand_ins = []
+    for name in names:
+        module, _, attribute = name.rpartition('.')
+        known = module.split('.')[0] in _KNOWN_PACKAGES
+        if known or name == 'builtins.getattr':
+            stand_ins.append(
+                type(attribute, (_Discarded,), dict(__module__=module))
+            )
+    return stand_ins
 
 
 @contextlib.contextmanager
-def _only_stand_ins() -> Iterator[None]:
+def _only_stand_ins(path: str) -> Iterator[None]:
     """Let the unpickler know the stand-ins and nothing else."""
     # A process may have allowed the real HistoryBuffer or NumPy's functions;
     # both at once under one name would be a matter of chance.
     before = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
-    torch.serialization.add_safe_globals(_STAND_INS)
     try:
+        torch.serialization.add_safe_globals(_stand_ins(path))
         yield
     finally:
         torch.serialization.clear_safe_globals()
@@ -95,11 +109,18 @@ def read_checkpoint(path: str) -> dict:
     if os.path.getsize(path) == 0:
         raise ValueError(f'Checkpoint {path} is empty (0 bytes)')
     try:
-        with _only_stand_ins():
+        with _only_stand_ins(path):
             content = torch.load(path, map_location='cpu', weights_only=True)
     # A damaged pickle stream can raise anything.
     except Exception as error:
         raise ValueError(_explain(path, error)) from error
+    if isinstance(content, _Discarded):
+        raise ValueError(
+            f'Checkpoint {path} holds a whole '
+            f'`{type(content).__module__}.{type(content).__name__}`, which '
+            f'is not loaded because that could run code. Save its '
+            f'state_dict() instead'
+        )
     if not isinstance(content, dict):
         raise ValueError(
             f'Checkpoint {path} holds a {type(content).__name__}, expected '

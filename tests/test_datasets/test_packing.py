@@ -117,8 +117,9 @@ def test_exif_orientation(tmp_path, suffix, orientation, fit):
     exif = Image.Exif()
     exif[packing.EXIF_ORIENTATION] = orientation
     path = save(tmp_path / f'x.{suffix}', pixels, exif=exif)
-    upright = ImageOps.exif_transpose(Image.open(path)).convert('RGB')
-    # Pillow itself leaves some formats, but never JPEG, as they are.
+    image = Image.fromarray(pixels)
+    image.getexif()[packing.EXIF_ORIENTATION] = orientation
+    upright = ImageOps.exif_transpose(image)
     expected = load_image(
         save(tmp_path / 'upright.png', upright), 4, fit
     ).astype(int)

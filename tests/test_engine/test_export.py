@@ -327,6 +327,21 @@ def test_a_plain_classifier(student, tmp_path, images):
     assert export.input_size == (8, 8)
 
 
+def test_a_classifier_with_batch_augmentation(student, tmp_path):
+    """As teachers are trained here; the stock preprocessor replaces it."""
+    path = save(tmp_path / 'epoch_1.pth', student, prefix='')
+    config = distillation()
+    preprocessor = config.model.data_preprocessor
+    config.model = {**student_config(), 'data_preprocessor': preprocessor}
+    export = export_student(config, path, str(tmp_path / 'out.pth'))
+    assert export.packages == []
+    plain = Config.fromfile(export.config)
+    assert 'custom_imports' not in plain
+    assert plain.model.data_preprocessor.to_dict() == dict(
+        type='ClsDataPreprocessor', mean=MEAN, std=STD, to_rgb=True
+    )
+
+
 def test_student_from_another_config(checkpoint, tmp_path, student, images):
     Config(dict(model=student_config())).dump(str(tmp_path / 'model.py'))
     config = distillation()

@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import nn
 
@@ -65,23 +66,25 @@ class Malicious:
 class TestLoadWeights:
     def test_training_checkpoint_of_mmengine(self, tmp_path):
         """History, param schedulers and numpy scalars are in there."""
-        runner = Runner(
-            model=Toy(),
-            work_dir=str(tmp_path),
-            train_dataloader=dict(
-                dataset=ToyData(),
-                batch_size=2,
-                sampler=dict(type='DefaultSampler', shuffle=False),
-                collate_fn=dict(type='default_collate'),
-            ),
-            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
-            param_scheduler=dict(type='MultiStepLR', milestones=[1]),
-            train_cfg=dict(by_epoch=True, max_epochs=1),
-            custom_hooks=[dict(type='EMAHook', momentum=0.5)],
-            default_scope='mmengine',
-            experiment_name='test_load_weights',
-        )
-        runner.train()
+        # The runner would leave its scope to the tests that follow.
+        with DefaultScope.overwrite_default_scope('mmengine'):
+            runner = Runner(
+                model=Toy(),
+                work_dir=str(tmp_path),
+                train_dataloader=dict(
+                    dataset=ToyData(),
+                    batch_size=2,
+                    sampler=dict(type='DefaultSampler', shuffle=False),
+                    collate_fn=dict(type='default_collate'),
+                ),
+                optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+                param_scheduler=dict(type='MultiStepLR', milestones=[1]),
+                train_cfg=dict(by_epoch=True, max_epochs=1),
+                custom_hooks=[dict(type='EMAHook', momentum=0.5)],
+                default_scope='mmengine',
+                experiment_name='test_load_weights',
+            )
+            runner.train()
         path = str(tmp_path / 'epoch_1.pth')
         # This is why a plain `weights_only=True` does not do.
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)

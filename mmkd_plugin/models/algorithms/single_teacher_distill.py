@@ -91,7 +91,7 @@ class SingleTeacherDistill(BaseModel):
         init_cfg (dict, optional): Initialisation. Defaults to None.
 
     Raises:
-        ValueError: If a checkpoint is missing or does not fit its model, if teacher
+        ValueError: If a checkpoint is missing or does not fit, if teacher
             and student have different numbers of classes, if the teacher's own
             preprocessor has other statistics than ``data_preprocessor``, or
             if a recorder's source does not exist.

@@ -36,7 +36,7 @@ class TorchvisionClassifier(BaseClassifier):
             ``init_cfg=dict(type='Pretrained', checkpoint=...)``. Defaults to
             None.
         loss (dict or nn.Module): The classification loss. Defaults to
-            ``dict(type='CrossEntropyLoss', loss_weight=1.0)``.
+            ``dict(type='mmpretrain.CrossEntropyLoss')``.
         train_cfg (dict, optional): ``augments`` and ``probs`` of mmpretrain's
             batch augmentation. Defaults to None.
         data_preprocessor (dict or nn.Module, optional): Config of the
@@ -86,7 +86,9 @@ class TorchvisionClassifier(BaseClassifier):
         self.model = torchvision.models.get_model(
             model_name, weights=weights, **kwargs
         )
-        self.head = ClsHead(loss=loss or dict(type='CrossEntropyLoss'))
+        self.head = ClsHead(
+            loss=loss or dict(type='mmpretrain.CrossEntropyLoss')
+        )
         # torchvision's models do not tell it; all have 1000 by default.
         self.head.num_classes = kwargs.get('num_classes', 1000)
         self._register_state_dict_hook(_remove_prefix)

@@ -71,7 +71,7 @@ class CallableRecorder(BaseRecorder):
             model (nn.Module): The student or the teacher.
         """
 
-    def on_call(self, args: tuple, kwargs: dict) -> None:  # noqa: B027
+    def on_call(self, args: tuple, kwargs: dict) -> None:
         """Keep what is wanted of the arguments, before the call.
 
         Args:
@@ -79,7 +79,7 @@ class CallableRecorder(BaseRecorder):
             kwargs (dict): Keyword arguments.
         """
 
-    def on_return(self, output: Any) -> None:  # noqa: B027
+    def on_return(self, output: Any) -> None:
         """Keep what is wanted of the result.
 
         Args:

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 import torchvision
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner.checkpoint import load_checkpoint, save_checkpoint
 from mmpretrain.structures import DataSample
 from torch import nn
@@ -132,7 +132,9 @@ def test_wrong_checkpoint_is_refused():
 
 
 def test_loss_and_predictions(images):
-    model = build(loss=dict(type='CrossEntropyLoss', loss_weight=2.0)).eval()
+    model = build(
+        loss=dict(type='mmpretrain.CrossEntropyLoss', loss_weight=2.0)
+    ).eval()
     labels = [4, 0, 2]
     logits = model(images)
     losses = model(images, samples(labels), mode='loss')
@@ -167,7 +169,9 @@ def test_test_step_normalises():
 
 
 def test_batch_augments_reach_the_preprocessor():
-    model = build(train_cfg=dict(augments=dict(type='Mixup', alpha=0.8)))
+    model = build(
+        train_cfg=dict(augments=dict(type='mmpretrain.Mixup', alpha=0.8))
+    )
     assert model.data_preprocessor.batch_augments is not None
 
 
@@ -176,6 +180,12 @@ def test_auxiliary_logits_are_ignored():
     model.train()
     images = torch.randn(2, 3, 64, 64)
     assert model(images).shape == (2, 5)
+
+
+@pytest.mark.parametrize('scope', ['mmengine', 'mmpretrain'])
+def test_builds_under_any_default_scope(scope):
+    with DefaultScope.overwrite_default_scope(scope):
+        assert build().head.num_classes == 5
 
 
 def test_number_of_classes_is_known():
