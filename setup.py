@@ -23,7 +23,7 @@ setup(
         'torch>=2.4',
         'torchvision>=0.19',
         'numpy',
-        'pillow>=9.1',
+        'pillow>=10',
         'matplotlib>=3.5',
     ],
     extras_require={

@@ -89,12 +89,32 @@ def check_number(
     return value
 
 
+def check_tensors(**values: Tensor) -> None:
+    """Check that values are tensors.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            hint = (
+                ', take an element of the record with data_idx'
+                if isinstance(value, (tuple, list, dict))
+                else ''
+            )
+            raise ValueError(
+                f'{name} must be a tensor, but got a '
+                f'{type(value).__name__}{hint}'
+            )
+
+
 def check_same_shape(preds_S: Tensor, preds_T: Tensor, hint: str = '') -> None:
     """Check that student and teacher tensors have one shape.
 
     Raises:
-        ValueError: If they have not.
+        ValueError: If they have not, or if one is no tensor.
     """
+    check_tensors(preds_S=preds_S, preds_T=preds_T)
     if preds_S.shape != preds_T.shape:
         raise ValueError(
             f'student and teacher must have the same shape, but got '

@@ -22,17 +22,23 @@ def full_precision(func: Callable) -> Callable:
     they are. Gradients flow back in the dtype of the arguments.
 
     Args:
-        func (Callable): A function whose first argument is a tensor.
+        func (Callable): A function of tensors, by position or by name.
 
     Returns:
         Callable: The function, wrapped.
     """
 
     @functools.wraps(func)
-    def wrapped(first: Tensor, *args, **kwargs):
-        with torch.autocast(device_type=first.device.type, enabled=False):
+    def wrapped(*args, **kwargs):
+        devices = [
+            value.device.type
+            for value in (*args, *kwargs.values())
+            if isinstance(value, Tensor)
+        ]
+        # Without a tensor, the complaint is the function's.
+        device = devices[0] if devices else 'cpu'
+        with torch.autocast(device, enabled=False):
             return func(
-                _upcast(first),
                 *(_upcast(arg) for arg in args),
                 **{key: _upcast(arg) for key, arg in kwargs.items()},
             )

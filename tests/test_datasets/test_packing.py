@@ -880,12 +880,19 @@ def test_workers_end_with_a_killed_packer(job, monkeypatch):
     assert len(workers) == 3
     child.kill()
     child.join()
-    # Started at once, it waits for the lock that the workers still hold.
-    monkeypatch.setattr(packing, 'LOCK_PATIENCE', 30)
-    kwargs['workers'] = 1
-    pack_folder(**kwargs)
-    check_result(kwargs, expected)
-    assert not any(map(running, workers))
+    try:
+        # Started at once, it waits for the lock that the workers still hold.
+        monkeypatch.setattr(packing, 'LOCK_PATIENCE', 10)
+        kwargs['workers'] = 1
+        pack_folder(**kwargs)
+        check_result(kwargs, expected)
+        deadline = time.monotonic() + 10
+        while any(map(running, workers)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not any(map(running, workers))
+    finally:
+        for pid in filter(running, workers):
+            os.kill(pid, signal.SIGKILL)
 
 
 # --- folders that are not packed ---------------------------------------------

@@ -35,11 +35,10 @@ class BatchRandomFlip:
         Returns:
             Tensor: Same shape.
         """
-        chosen = torch.from_numpy(rng.random(len(images)) < self.prob)
-        chosen = chosen.to(images.device, non_blocking=True)
-        return torch.where(
-            chosen.view(-1, 1, 1, 1), images.flip(-1), images
-        )
+        chosen = np.flatnonzero(rng.random(len(images)) < self.prob)
+        # Indices, not a mask: they are known without asking the device.
+        index = torch.from_numpy(chosen).to(images.device, non_blocking=True)
+        return images.index_copy(0, index, images[index].flip(-1))
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(prob={self.prob})'

@@ -32,7 +32,8 @@ def build_architecture(config: Union[dict, nn.Module]) -> nn.Module:
         nn.Module: The model, without weights.
 
     Raises:
-        ValueError: If ``cfg_path`` comes with ``pretrained=True``.
+        ValueError: If ``cfg_path`` comes with ``pretrained=True`` or with
+            other keys, or if the config file has no ``model``.
     """
     if isinstance(config, nn.Module) or 'cfg_path' not in config:
         return MODELS.build(config) if isinstance(config, dict) else config
@@ -43,10 +44,21 @@ def build_architecture(config: Union[dict, nn.Module]) -> nn.Module:
             f'student_ckpt'
         )
     path = config['cfg_path']
-    if '::' not in path:
-        return MODELS.build(Config.fromfile(path).model)
-    model = get_config(path).model
-    model['_scope_'] = path.split('::')[0]
+    others = [key for key in config if key not in ('cfg_path', 'pretrained')]
+    if others:
+        raise ValueError(
+            f'{path}: the model is that of the file, {others} would be ignored'
+        )
+    if '::' in path:
+        content, scope = get_config(path), path.split('::')[0]
+    else:
+        content = Config.fromfile(path)
+        scope = content.get('default_scope')
+    if 'model' not in content:
+        raise ValueError(f'{path} has no model; its keys are {list(content)}')
+    model = content.model
+    if scope is not None:
+        model.setdefault('_scope_', scope)
     return MODELS.build(model)
 
 
@@ -57,6 +69,13 @@ def _num_classes(model: nn.Module) -> Optional[int]:
         if isinstance(count, int):
             return count
     return None
+
+
+def _has_weights(config: dict, model: nn.Module) -> bool:
+    # mmpretrain's own classifiers turn `pretrained` into an init_cfg, which
+    # takes effect in init_weights() and that is never called for a teacher.
+    later = getattr(model, 'init_cfg', None)
+    return not later and any(config.get(option) for option in _OWN_WEIGHTS)
 
 
 @MODELS.register_module()
@@ -119,9 +138,7 @@ class SingleTeacherDistill(BaseModel):
         if teacher_ckpt is not None:
             weights = load_weights(os.fspath(teacher_ckpt))
             load_strict(frozen, weights, f'teacher from {teacher_ckpt}')
-        elif isinstance(teacher, dict) and not any(
-            teacher.get(option) for option in _OWN_WEIGHTS
-        ):
+        elif isinstance(teacher, dict) and not _has_weights(teacher, frozen):
             raise ValueError(
                 'teacher_ckpt is missing: an untrained teacher has nothing '
                 'to teach. Give the path of its checkpoint'
@@ -158,7 +175,11 @@ class SingleTeacherDistill(BaseModel):
             if wanted is None:
                 continue
             given = getattr(ours, name, None)
-            if given is None or not torch.allclose(wanted, given):
+            if (
+                given is None
+                or given.shape != wanted.shape
+                or not torch.allclose(given.float(), wanted.float())
+            ):
                 shown = None if given is None else given.flatten().tolist()
                 raise ValueError(
                     f'the teacher was trained with the {name} '
@@ -194,6 +215,8 @@ class SingleTeacherDistill(BaseModel):
         """
         super().train(mode)
         self.teacher.train(False)
+        # SyncBN replaces modules after the recorders have hooked them.
+        self.distiller.prepare_from_student(self.student)
         return self
 
     def forward(
@@ -256,31 +279,39 @@ class SingleTeacherDistill(BaseModel):
         self, inputs: Tensor, data_samples: Optional[Sequence]
     ) -> dict[str, Tensor]:
         """Collect what the mappings read from the batch."""
-        wanted = self.distiller.batch_sources()
-        if self.calculate_student_loss:
-            wanted.add('gt_label')
+        if self.calculate_student_loss and not _is_labeled(data_samples):
+            raise ValueError(
+                'the batch has no labels for the loss of the student: set '
+                'calculate_student_loss=False or use a labeled data set'
+            )
         batch = {}
-        for name in wanted:
+        for name in self.distiller.batch_sources():
             batch[name] = (
                 inputs if name == 'inputs' else _stack(data_samples, name)
             )
             if batch[name] is None:
-                hint = (
-                    'set calculate_student_loss=False or use a labeled data '
-                    'set'
-                    if name == 'gt_label'
-                    else 'the data set must give it to its data samples'
+                raise ValueError(
+                    f'the batch has no {name}, which loss_forward_mappings '
+                    f'reads: the data set must give it to all data samples'
                 )
-                raise ValueError(f'the batch has no {name}: {hint}')
             batch[name] = batch[name].to(inputs.device)
         return batch
+
+
+def _is_labeled(samples: Optional[Sequence]) -> bool:
+    if isinstance(samples, BatchSamples):
+        return samples.gt_label is not None
+    # Mixup and its like have scores in the place of labels.
+    return bool(samples) and all(
+        'gt_label' in sample or 'gt_score' in sample for sample in samples
+    )
 
 
 def _stack(samples: Optional[Sequence], name: str) -> Optional[Tensor]:
     """Get one field of all data samples as a tensor ``(B,)``."""
     if isinstance(samples, BatchSamples):
         return getattr(samples, name)
-    if not samples or name not in samples[0]:
+    if not samples or not all(name in sample for sample in samples):
         return None
     if name == 'gt_label':
         return torch.cat([sample.gt_label for sample in samples])

@@ -7,8 +7,10 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmkd_plugin.utils.checks import check_number, check_same_shape
+from mmkd_plugin.utils.precision import full_precision
 
 
+@full_precision
 def class_drop_mask(
     logits: Tensor,
     drop_ratio: Optional[float] = None,
@@ -124,6 +126,7 @@ class ClassDropMask(nn.Module):
                 raise ValueError(
                     f'num_dropped must be an integer, but got {num_dropped!r}'
                 )
+            num_dropped = int(num_dropped)
         if min_prob is not None:
             check_number('min_prob', min_prob, above=0, below=1)
         self.drop_ratio = drop_ratio
@@ -148,6 +151,9 @@ class ClassDropMask(nn.Module):
             reference = logits
         check_same_shape(logits, reference)
         dropped = class_drop_mask(
-            reference.detach(), self.drop_ratio, self.num_dropped, self.min_prob
+            reference.detach(),
+            self.drop_ratio,
+            self.num_dropped,
+            self.min_prob,
         )
         return logits.masked_fill(dropped, -torch.inf)

@@ -62,6 +62,9 @@ class ConvConnector(BaseModule):
             norm_cfg=norm_cfg,
             act_cfg=act_cfg,
         )
+        # It has initialised itself; to do so once more, as the engine would
+        # after init_cfg, would undo that.
+        self.conv.is_init = True
 
     def forward(self, feature: Tensor) -> Tensor:
         """Map the feature.

@@ -4,9 +4,10 @@ import inspect
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from types import NoneType
 from typing import Any, Optional, Union
 
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, ModuleDict, Sequential
 from mmengine.registry import MODELS, TASK_UTILS
 from torch import Tensor, nn
 
@@ -22,6 +23,11 @@ _RECORD_KEYS = {
     'connector_idx',
     'connector_inputs',
 }
+_KEY_TYPES = (
+    ('record_idx', int, 'an integer'),
+    ('data_idx', (int, str, NoneType), 'an integer or a name'),
+    ('connector_idx', (int, NoneType), 'an integer'),
+)
 _BATCH_KEYS = {'from_batch'}
 _BATCH_SOURCES = ('gt_label', 'sample_idx', 'inputs')
 
@@ -95,14 +101,19 @@ class ConfigurableDistiller(BaseModule):
         super().__init__(init_cfg=init_cfg)
         self.student_recorders = self._build_recorders(student_recorders)
         self.teacher_recorders = self._build_recorders(teacher_recorders)
-        self.connectors = nn.ModuleDict(
+        # The engine's containers: torch's own would keep init_weights from
+        # what is in them.
+        self.connectors = ModuleDict(
             {k: self._build(v) for k, v in (connectors or {}).items()}
         )
-        self.distill_losses = nn.ModuleDict(
+        self.distill_losses = ModuleDict(
             {k: MODELS.build(v) for k, v in (distill_losses or {}).items()}
         )
         self.loss_forward_mappings = loss_forward_mappings or {}
         self._check_mappings()
+        self._remove_with_self()
+
+    def _remove_with_self(self) -> None:
         # The hooks refer to the recorders, not to the distiller, so this
         # runs when the distiller goes, not only when the models do.
         weakref.finalize(
@@ -114,10 +125,15 @@ class ConfigurableDistiller(BaseModule):
             ],
         )
 
+    def __setstate__(self, state: dict) -> None:
+        # A copy has hooks of its own.
+        super().__setstate__(state)
+        self._remove_with_self()
+
     @staticmethod
     def _build(config: Union[dict, list, nn.Module]) -> nn.Module:
         if isinstance(config, (list, tuple)):
-            return nn.Sequential(*(MODELS.build(c) for c in config))
+            return Sequential(*(MODELS.build(c) for c in config))
         return MODELS.build(config)
 
     @staticmethod
@@ -156,8 +172,9 @@ class ConfigurableDistiller(BaseModule):
             *(('teacher', name) for name in self.teacher_recorders),
             *(('connector', name) for name in self.connectors),
         ]
-        unused = [f'{k} {n!r}' for k, n in everything if (k, n) not in
-                  self._used]
+        unused = [
+            f'{k} {n!r}' for k, n in everything if (k, n) not in self._used
+        ]
         if unused:
             raise ValueError(
                 f'nothing in loss_forward_mappings reads: {", ".join(unused)}'
@@ -234,6 +251,17 @@ class ConfigurableDistiller(BaseModule):
                 f'{nearest(str(source["recorder"]), recorders)}'
             )
         self._used.add((side, source['recorder']))
+        for key, kinds, wanted in _KEY_TYPES:
+            if key in source and not isinstance(source[key], kinds):
+                raise ValueError(
+                    f'{where}: {key} must be {wanted}, but got {source[key]!r}'
+                )
+        recorder = recorders[source['recorder']]
+        if recorder.records_arguments and source.get('data_idx') is None:
+            raise ValueError(
+                f'{where}: {type(recorder).__name__} records all arguments '
+                f'of a call; take one with data_idx, 0 is the first'
+            )
         name = source.get('connector')
         if name is None:
             for key in ('connector_idx', 'connector_inputs'):
@@ -327,6 +355,11 @@ class ConfigurableDistiller(BaseModule):
         }
         record = self.connectors[source['connector']](record, **inputs)
         if source.get('connector_idx') is not None:
+            if isinstance(record, Tensor):
+                raise ValueError(
+                    f'connector {source["connector"]!r} returned a tensor, '
+                    f'there is no connector_idx={source["connector_idx"]}'
+                )
             record = record[source['connector_idx']]
         return record
 

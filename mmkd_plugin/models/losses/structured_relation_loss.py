@@ -6,7 +6,11 @@ import torch.distributed.nn.functional as dist_nn
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mmkd_plugin.utils.checks import check_choice, check_number
+from mmkd_plugin.utils.checks import (
+    check_choice,
+    check_number,
+    check_tensors,
+)
 from mmkd_plugin.utils.precision import full_precision
 
 SPACES = ('prob', 'logit')
@@ -67,6 +71,7 @@ def structured_relation_loss(
     Raises:
         ValueError: If the batch sizes differ.
     """
+    check_tensors(preds_S=preds_S, preds_T=preds_T)
     if preds_S.shape[0] != preds_T.shape[0]:
         raise ValueError(
             f'student and teacher must have the same batch size, but got '
@@ -74,7 +79,8 @@ def structured_relation_loss(
         )
     points_S, points_T = preds_S.flatten(1), preds_T.detach().flatten(1)
     if points_S.shape[0] < 2:
-        return points_S.sum() * 0
+        # Not the sum times zero: dropped classes are -inf.
+        return points_S[:0].sum()
     if space == 'prob':
         points_S = torch.softmax(points_S / tau, dim=1)
         points_T = torch.softmax(points_T / tau, dim=1)
@@ -155,14 +161,16 @@ class StructuredRelationLoss(nn.Module):
         Returns:
             Tensor: The loss, a scalar.
         """
+        check_tensors(preds_S=preds_S, preds_T=preds_T)
         # Looked at once: it costs a device synchronisation.
         if not self._seen_input and self.space == 'logit':
-            if torch.isneginf(preds_T).any():
-                raise ValueError(
-                    "StructuredRelationLoss with space='logit' needs "
-                    'unmasked logits: take the ClassDropMask connector off '
-                    "its preds_T, or use space='prob'"
-                )
+            for name, preds in dict(preds_S=preds_S, preds_T=preds_T).items():
+                if torch.isneginf(preds).any():
+                    raise ValueError(
+                        f"StructuredRelationLoss with space='logit' needs "
+                        f'unmasked logits: take the ClassDropMask connector '
+                        f"off its {name}, or use space='prob'"
+                    )
             self._seen_input = True
         if self.gather and dist.is_initialized():
             preds_S = _gather(preds_S)

@@ -37,6 +37,9 @@ class BaseRecorder(ABC):
         ValueError: If ``source`` is no string.
     """
 
+    #: Whether a record is a tuple of arguments, not what a loss wants.
+    records_arguments = False
+
     def __init__(self, source: str) -> None:
         if not isinstance(source, str):
             raise ValueError(f'source must be a string, but got {source!r}')
@@ -103,10 +106,14 @@ class BaseRecorder(ABC):
         if data_idx is None:
             return record
         try:
+            # A tensor would give one of its samples.
+            if isinstance(record, Tensor):
+                raise TypeError
             return record[data_idx]
         except (IndexError, KeyError, TypeError):
             kind = type(record).__name__
-            size = f' of {len(record)}' if hasattr(record, '__len__') else ''
+            sized = isinstance(record, (tuple, list, dict))
+            size = f' of {len(record)}' if sized else ''
             raise RuntimeError(
                 f'{where} recorded a {kind}{size}, there is no '
                 f'data_idx={data_idx!r}'

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import inspect
 from typing import Any
 
 from torch import nn
@@ -89,9 +90,16 @@ class CallableRecorder(BaseRecorder):
     def __enter__(self) -> 'CallableRecorder':
         super().__enter__()
         owner, name = _import_owner(self.source)
-        # The raw attribute: getattr would unwrap a static method.
+        # None if it is inherited.
         self._original = vars(owner).get(name)
-        function = getattr(owner, name)
+        # The raw attribute: getattr would unwrap a static method, and bind a
+        # class method to this class where a subclass may call it.
+        raw = inspect.getattr_static(owner, name, None)
+        kind = type(raw)
+        if kind in (staticmethod, classmethod):
+            function = raw.__func__
+        else:
+            function, kind = getattr(owner, name), None
 
         @functools.wraps(function)
         def watched(*args, **kwargs):
@@ -100,8 +108,7 @@ class CallableRecorder(BaseRecorder):
             self.on_return(output)
             return output
 
-        is_static = isinstance(self._original, (staticmethod, classmethod))
-        setattr(owner, name, staticmethod(watched) if is_static else watched)
+        setattr(owner, name, watched if kind is None else kind(watched))
         return self
 
     def __exit__(self, *exc_info) -> None:

@@ -21,6 +21,7 @@ class FunctionInputs(CallableRecorder):
     """
 
     owner_is_class = False
+    records_arguments = True
 
     def on_call(self, args: tuple, kwargs: dict) -> None:
         """See :meth:`CallableRecorder.on_call`."""

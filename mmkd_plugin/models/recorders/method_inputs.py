@@ -13,7 +13,7 @@ class MethodInputs(CallableRecorder):
 
     The record is the tuple of arguments: take one with ``data_idx``, a
     number for a positional argument or the name of a keyword argument.
-    Number 0 is ``self``.
+    Number 0 is ``self``, or the class of a class method.
 
     Args:
         source (str): Full dotted name of a method of a class, for example
@@ -22,6 +22,7 @@ class MethodInputs(CallableRecorder):
     """
 
     owner_is_class = True
+    records_arguments = True
 
     def on_call(self, args: tuple, kwargs: dict) -> None:
         """See :meth:`CallableRecorder.on_call`."""

@@ -35,11 +35,11 @@ class ModuleInputs(ModuleRecorder):
             The empty string is the model itself.
     """
 
+    records_arguments = True
+
     def install(self, module: nn.Module):
         """See :meth:`ModuleRecorder.install`."""
-        return module.register_forward_pre_hook(
-            self._record, with_kwargs=True
-        )
+        return module.register_forward_pre_hook(self._record, with_kwargs=True)
 
     def _record(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         if self.recording:

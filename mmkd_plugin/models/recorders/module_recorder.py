@@ -24,11 +24,12 @@ def find_module(model: nn.Module, path: str) -> nn.Module:
         ValueError: If there is none, or if it is a container that is never
             called. The message lists the nearest paths.
     """
-    modules = dict(model.named_modules())
+    # A shared module has several paths, and each is one of its names.
+    modules = dict(model.named_modules(remove_duplicate=False))
     if path not in modules:
         raise ValueError(
             f'{type(model).__name__} has no module {path!r}; '
-            f'{nearest(path, modules)}'
+            f'{nearest(path, filter(None, modules))}'
         )
     if isinstance(modules[path], (nn.ModuleList, nn.ModuleDict)):
         children = [k for k in modules if k.startswith(f'{path}.')]
@@ -44,7 +45,8 @@ class ModuleRecorder(BaseRecorder):
     """Hooks a module and keeps the handle.
 
     The hook is installed once, before a possible ``torch.compile``, and does
-    nothing unless the recorder is recording.
+    nothing unless the recorder is recording. :meth:`initialize` may be called
+    again; where the module has been replaced, the hook moves to the new one.
 
     Args:
         source (str): Dotted path of the module. The empty string is the
@@ -57,8 +59,14 @@ class ModuleRecorder(BaseRecorder):
 
     def initialize(self, model: nn.Module) -> None:
         """See :meth:`BaseRecorder.initialize`."""
+        module = find_module(model, self.source)
+        if self._handle is not None and any(
+            self._handle.id in hooks
+            for hooks in (module._forward_hooks, module._forward_pre_hooks)
+        ):
+            return
         self.remove()
-        self._handle = self.install(find_module(model, self.source))
+        self._handle = self.install(module)
 
     @abstractmethod
     def install(self, module: nn.Module) -> Any:

@@ -23,7 +23,7 @@ class Parameter(BaseRecorder):
 
     def initialize(self, model: nn.Module) -> None:
         """See :meth:`BaseRecorder.initialize`."""
-        parameters = dict(model.named_parameters())
+        parameters = dict(model.named_parameters(remove_duplicate=False))
         if self.source not in parameters:
             raise ValueError(
                 f'{type(model).__name__} has no parameter {self.source!r}; '
