@@ -176,7 +176,7 @@ def _relation_rows(points: list[list[float]]) -> list[list[float]]:
     return [[d / mean for d in row] for row in distances]
 
 
-def relation_reference(preds_S, preds_T, tau=4.0, space='prob'):
+def relation_reference(preds_S, preds_T, tau=4.0, space='prob', gather=False):
     """Average the Huber distance of the relations over all pairs."""
     count = len(preds_S)
     if count < 2:
@@ -282,6 +282,9 @@ EXTREMES = dict(
     equal_teacher_samples=dict(preds_S=_BIG, preds_T=_ROW.repeat(3, 1)),
     all_equal=dict(preds_S=_ROW.repeat(3, 1), preds_T=_ROW.repeat(3, 1)),
     duplicate=dict(preds_S=_BIG[[0, 0, 1]], preds_T=_BIG[[0, 1, 1]]),
+    almost_equal=dict(
+        preds_S=_ROW + 1e-4 * torch.eye(3), preds_T=_ROW - 1e-4 * torch.eye(3)
+    ),
     one_sample=dict(preds_S=_BIG[:1], preds_T=-_BIG[:1]),
 )
 

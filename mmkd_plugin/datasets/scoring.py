@@ -3,10 +3,10 @@
 import hashlib
 import json
 import os
-import zipfile
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from mmengine.dist import (
 )
 from mmengine.logging import print_log
 from mmengine.utils import ProgressBar
+from mmpretrain.datasets.transforms.auto_augment import BaseAugTransform
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -25,15 +26,9 @@ from mmkd_plugin.utils.atomic import atomic_write
 
 from .array_images import array_collate
 
-_RANDOM_TRANSFORMS = (
-    'Random',
-    'Auto',
-    'Rand',
-    'Color',
-    'Lighting',
-    'Albu',
-    'Cutout',
-    'BEiT',
+_RANDOM_TRANSFORMS = re.compile(
+    'Random|^(Auto|Rand|Trivial|AugMix|Color|Lighting|Albu|Cutout|'
+    'GaussianBlur|ElasticTransform|BEiT|SimMIM)'
 )
 
 
@@ -84,26 +79,53 @@ def score_logits(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
+def _members(dataset: Dataset) -> Iterator[Dataset]:
+    """Go through the data sets within mmengine's and PyTorch's wrappers."""
+    inner = getattr(dataset, 'datasets', None)
+    if inner is None:
+        inner = [getattr(dataset, 'dataset', None)]
+    inner = [part for part in inner if hasattr(part, '__getitem__')]
+    if not inner or isinstance(inner[0], str):
+        inner = []
+        yield dataset
+    for member in inner:
+        yield from _members(member)
+
+
+def _transforms(transform: Any) -> Iterator[Any]:
+    """Go through the parts of a composed or wrapped transform."""
+    # `t` is where mmpretrain keeps a transform of torchvision.
+    for part in [
+        *(getattr(transform, 'transforms', None) or []),
+        *([transform.t] if hasattr(transform, 't') else []),
+    ]:
+        yield part
+        yield from _transforms(part)
+
+
 def check_deterministic(dataset: Dataset) -> None:
     """Check that reading a data set twice gives the same images.
 
     Args:
         dataset (Dataset): A data set; those with a ``pipeline`` of
-            transforms are looked at.
+            transforms are looked at, also within a wrapper. Transforms are
+            known by their names.
 
     Raises:
         ValueError: If a transform of the pipeline works at random.
     """
-    pipeline = getattr(dataset, 'pipeline', None)
-    for transform in getattr(pipeline, 'transforms', []):
-        name = type(transform).__name__
-        if name.startswith(_RANDOM_TRANSFORMS):
-            raise ValueError(
-                f'scores need un-augmented images, but the pipeline of '
-                f'{type(dataset).__name__} has {name}: move the augmentation '
-                f'to model.data_preprocessor.augments '
-                f'(BatchAugDataPreprocessor)'
-            )
+    for member in _members(dataset):
+        for part in _transforms(getattr(member, 'pipeline', None)):
+            name = type(part).__name__
+            if _RANDOM_TRANSFORMS.search(name) or isinstance(
+                part, BaseAugTransform
+            ):
+                raise ValueError(
+                    f'scores need un-augmented images, but the pipeline of '
+                    f'{type(member).__name__} has {name}: move the '
+                    f'augmentation to model.data_preprocessor.augments '
+                    f'(BatchAugDataPreprocessor)'
+                )
 
 
 def score_dataset(
@@ -201,15 +223,23 @@ def weights_fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _file_stamps(dataset: Dataset) -> Iterator[str]:
+def _stamps(dataset: Dataset) -> Iterator[bytes]:
     for index in range(len(dataset)):
         info = dataset.get_data_info(index)
         path = info.get('img_path')
-        if path is None:
-            yield repr(sorted(info.items(), key=str))
+        if path is not None:
+            stat = os.stat(path)
+            yield f'{path} {stat.st_size} {stat.st_mtime_ns}'.encode()
             continue
-        stat = os.stat(path)
-        yield f'{path} {stat.st_size} {stat.st_mtime_ns}'
+        for name in sorted(info):
+            value = info[name]
+            yield f'{name} {getattr(value, "shape", "")} '.encode()
+            # Not the repr() of an array, which leaves out its middle.
+            yield (
+                value.tobytes()
+                if isinstance(value, np.ndarray)
+                else repr(value).encode()
+            )
 
 
 def dataset_fingerprint(dataset: Dataset) -> str:
@@ -227,15 +257,21 @@ def dataset_fingerprint(dataset: Dataset) -> str:
         TypeError: If the data set is of neither kind.
     """
     if hasattr(dataset, 'fingerprint'):
-        return dataset.fingerprint()
+        # mmengine's slice of a data set has the fingerprint of the whole.
+        text = f'{len(dataset)} {dataset.fingerprint()}'
+        return hashlib.sha256(text.encode()).hexdigest()
     if not hasattr(dataset, 'get_data_info'):
         raise TypeError(
             f'{type(dataset).__name__} has neither a fingerprint() method nor '
             f'mmengine\'s get_data_info(): its scores cannot be cached'
         )
-    digest = hashlib.sha256(repr(getattr(dataset, 'pipeline', '')).encode())
-    for stamp in _file_stamps(dataset):
-        digest.update(stamp.encode())
+    digest = hashlib.sha256()
+    for member in _members(dataset):
+        pipeline = repr(getattr(member, 'pipeline', ''))
+        # Transforms without a repr() of their own show where they lie.
+        digest.update(re.sub(' at 0x[0-9a-f]+', '', pipeline).encode())
+    for stamp in _stamps(dataset):
+        digest.update(stamp)
     return digest.hexdigest()
 
 
@@ -283,11 +319,13 @@ def load_scores(path: str, key: dict[str, str]) -> Scores:
                 predicted=data['predicted'],
                 num_classes=int(data['num_classes']),
             )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
+            changed = [name for name in key if found.get(name) != key[name]]
+    # A damaged file, or another one, can raise anything.
+    except Exception as error:
         raise ValueError(
-            f'the score cache {path} cannot be read ({e}). {remedy}'
-        ) from e
-    changed = [name for name in key if found.get(name) != key[name]]
+            f'the score cache {path} cannot be read '
+            f'({type(error).__name__}: {error}). {remedy}'
+        ) from error
     if changed:
         raise ValueError(
             f'the score cache {path} was made with another '
@@ -322,9 +360,11 @@ def cached_scores(
             if os.path.exists(path):
                 answer[0] = load_scores(path, answer[1])
                 print_log(f'teacher scores read from {path}', 'current')
-        except (ValueError, TypeError, OSError) as error:
+            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        # Whatever it is: an error on rank 0 alone would leave the others
+        # waiting for ever.
+        except Exception as error:
             answer[0] = error
-    # An error on rank 0 alone would leave the others waiting for ever.
     broadcast_object_list(answer)
     if isinstance(answer[0], Exception):
         raise answer[0]
@@ -332,6 +372,5 @@ def cached_scores(
         return answer[0]
     scores = make()
     if is_main_process():
-        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         save_scores(path, scores, answer[1])
     return scores

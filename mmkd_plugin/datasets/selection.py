@@ -55,7 +55,8 @@ def _candidates(
         limit = gamma * math.log(scores.num_classes)
     elif threshold == 'mean_max':
         c = np.exp(-u)
-        delta = (1 - gamma) * c.max() + gamma * c.mean()
+        # Rounding must not lift delta above the maximum: X' is never empty.
+        delta = min((1 - gamma) * c.max() + gamma * c.mean(), c.max())
         # Compared as confidences: log(delta) could miss the maximum itself.
         return c >= delta, -math.log(delta)
     else:

@@ -17,8 +17,9 @@ def find_resume_checkpoint(work_dir: str) -> Optional[str]:
 
     Returns:
         str or None: The one that ``last_checkpoint`` names, where that can
-        be read; else the newest ``epoch_*.pth`` or ``iter_*.pth`` that can;
-        None where there is none at all.
+        be read, in this folder if there is one of that name; else the newest
+        ``epoch_*.pth`` or ``iter_*.pth`` that can; None where there is none
+        at all.
 
     Raises:
         ValueError: If there are checkpoints, but none can be read.
@@ -26,12 +27,13 @@ def find_resume_checkpoint(work_dir: str) -> Optional[str]:
     candidates = []
     note = os.path.join(work_dir, 'last_checkpoint')
     if os.path.isfile(note):
-        with open(note) as file:
+        # A damaged note is one that names nothing.
+        with open(note, errors='replace') as file:
             named = file.read().strip()
-        # The run may have been moved since.
+        # The run may have been moved or copied since.
         candidates += [
-            named,
             os.path.join(work_dir, os.path.basename(named)),
+            named,
         ]
     files = [
         path

@@ -25,7 +25,7 @@ from mmkd_plugin.utils.checkpoint import load_strict, load_weights
 from mmkd_plugin.utils.checks import check_choice, check_number
 from mmkd_plugin.utils.running_algorithm import running_algorithm
 
-from .subset_sampler import SubsetSampler
+from .subset_sampler import SubsetSampler, check_count
 
 
 @DATA_SAMPLERS.register_module()
@@ -74,7 +74,8 @@ class AdaptiveThresholdSampler(SubsetSampler):
         teacher (dict or nn.Module, optional): Config of the teacher. Defaults
             to None: the teacher of the model that is being trained, with its
             ``data_preprocessor``.
-        teacher_ckpt (str, optional): Checkpoint of ``teacher``.
+        teacher_ckpt (str, optional): Checkpoint of ``teacher``; a built
+            module needs none.
         data_preprocessor (dict, optional): Config of the preprocessor of
             ``teacher``.
         cache_file (str, optional): Where the scores are kept between runs.
@@ -130,14 +131,23 @@ class AdaptiveThresholdSampler(SubsetSampler):
             return model(inputs, mode='tensor')
 
         def key() -> dict[str, str]:
-            transform = repr(preprocessor) + ''.join(
-                str(getattr(preprocessor, name, None))
-                for name in ('mean', 'std', 'to_rgb')
-            )
+            options = [type(preprocessor).__name__]
+            for name in (
+                'mean',
+                'std',
+                'to_rgb',
+                'pad_size_divisor',
+                'pad_value',
+            ):
+                value = getattr(preprocessor, name, None)
+                # Not repr(): it rounds, and it names the device.
+                if isinstance(value, Tensor):
+                    value = value.flatten().tolist()
+                options.append(f'{name}={value}')
             return dict(
                 teacher=weights_fingerprint(model),
                 dataset=dataset_fingerprint(dataset),
-                transform=hashlib.sha256(transform.encode()).hexdigest(),
+                transform=hashlib.sha256(str(options).encode()).hexdigest(),
             )
 
         self.scores: Scores = cached_scores(
@@ -178,14 +188,8 @@ class AdaptiveThresholdSampler(SubsetSampler):
         Raises:
             ValueError: If one is out of its range.
         """
-        for name, value in dict(
-            num_samples=num_samples, batch_size=batch_size
-        ).items():
-            check_number(name, value, least=1)
-            if value != int(value):
-                raise ValueError(
-                    f'{name} must be an integer, but got {value!r}'
-                )
+        check_count('num_samples', num_samples)
+        check_count('batch_size', batch_size)
         check_number('gamma', gamma, above=0, below=1)
         check_choice('threshold', threshold, THRESHOLDS)
         check_choice('order', order, ORDERS)
@@ -211,6 +215,12 @@ class AdaptiveThresholdSampler(SubsetSampler):
                 'a teacher of its own needs its data_preprocessor, too'
             )
         if isinstance(teacher, dict):
+            if teacher_ckpt is None:
+                raise ValueError(
+                    'teacher_ckpt is missing: the answers of an untrained '
+                    'teacher select nothing. Give the path of its '
+                    'checkpoint, or a built teacher'
+                )
             teacher = MODELS.build(teacher)
         if teacher_ckpt is not None:
             weights = load_weights(os.fspath(teacher_ckpt))

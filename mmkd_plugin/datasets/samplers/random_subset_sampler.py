@@ -6,9 +6,7 @@ import numpy as np
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import Dataset
 
-from mmkd_plugin.utils.checks import check_number
-
-from .subset_sampler import SubsetSampler
+from .subset_sampler import SubsetSampler, check_count
 
 
 @DATA_SAMPLERS.register_module()
@@ -24,7 +22,7 @@ class RandomSubsetSampler(SubsetSampler):
         seed (int, optional): Seed. Given by the runner.
 
     Raises:
-        ValueError: If ``num_samples`` is less than 1.
+        ValueError: If ``num_samples`` is no positive integer.
     """
 
     def __init__(
@@ -35,7 +33,19 @@ class RandomSubsetSampler(SubsetSampler):
         shuffle: bool = True,
         seed: Optional[int] = None,
     ) -> None:
-        check_number('num_samples', num_samples, least=1)
+        self.check_options(num_samples=num_samples)
         super().__init__(dataset, shuffle=shuffle, seed=seed)
         order = np.random.default_rng(self.seed).permutation(len(dataset))
         self.indices = np.sort(order[:num_samples])
+
+    @staticmethod
+    def check_options(*, num_samples: int, **_) -> None:
+        """Check the options that can be checked without data.
+
+        Args:
+            num_samples (int): See the class.
+
+        Raises:
+            ValueError: If it is no positive integer.
+        """
+        check_count('num_samples', num_samples)

@@ -1,5 +1,6 @@
 """Measure the teacher once, before the first iteration."""
 
+import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -46,7 +47,12 @@ class EvaluateTeacherHook(Hook):
             outputs = model.teacher(**data, mode='predict')
             loop.evaluator.process(data_samples=outputs, data_batch=batch)
         metrics = loop.evaluator.evaluate(len(loop.dataloader.dataset))
-        metrics = {name: float(value) for name, value in metrics.items()}
+        # Some metrics are matrices or lists, one number a class.
+        metrics = {
+            name: float(value)
+            for name, value in metrics.items()
+            if np.ndim(value) == 0
+        }
         hub.update_info(TEACHER_METRICS, metrics)
         shown = ', '.join(f'{k}: {v:.4f}' for k, v in metrics.items())
         print_log(f'teacher on the validation set: {shown}', 'current')

@@ -1,7 +1,9 @@
 """Make what is random in the models depend on the iteration alone."""
 
+import random
 from typing import Optional
 
+import numpy as np
 import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
@@ -13,11 +15,11 @@ from mmkd_plugin.utils.counter_rng import counter_rng
 
 @HOOKS.register_module()
 class ReseedHook(Hook):
-    """Seed PyTorch in every iteration, from seed, rank and iteration.
+    """Seed PyTorch, NumPy and Python from seed, rank and iteration.
 
     Checkpoints of mmengine hold no state of random generators. With this
-    hook, dropout and the like draw the same numbers in a resumed run as in
-    an uninterrupted one.
+    hook, dropout, mixup and the like draw the same numbers in a resumed run
+    as in an uninterrupted one.
     """
 
     priority = 'VERY_HIGH'
@@ -38,3 +40,6 @@ class ReseedHook(Hook):
         # Stream 0 augments the images.
         rng = counter_rng(runner.seed or 0, get_rank(), runner.iter, stream=1)
         torch.manual_seed(int(rng.integers(2**63)))
+        # mmpretrain's mixup and cutmix draw from NumPy.
+        np.random.seed(int(rng.integers(2**32)))
+        random.seed(int(rng.integers(2**63)))

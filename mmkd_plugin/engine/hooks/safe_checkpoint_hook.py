@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 from pathlib import Path
 from typing import Union
 
@@ -42,7 +43,7 @@ class SafeCheckpointHook(CheckpointHook):
     one, and writes checkpoints and the file ``last_checkpoint`` in place: a
     kill in between leaves none, or a part of one. Here a checkpoint is
     written under a temporary name and renamed, then ``last_checkpoint``
-    likewise, then old ones are deleted.
+    likewise, then old ones are deleted. The same holds for the best one.
 
     Args:
         *args: Arguments of :class:`mmengine.hooks.CheckpointHook`.
@@ -61,12 +62,49 @@ class SafeCheckpointHook(CheckpointHook):
             runner (Runner): The runner.
         """
         super().before_train(runner)
-        if is_main_process():
-            pattern = self.filename_tmpl.format('*')
+        if not is_main_process():
+            return
+        name = re.sub(r'\{[^}]*\}', '*', self.filename_tmpl)
+        for folder, pattern in (
+            (self.out_dir, name),
+            (self.out_dir, f'best_*_{name}'),
+            (runner.work_dir, 'last_checkpoint'),
+        ):
+            # Eight random characters are what atomic_write puts behind.
             for part in glob.glob(
-                os.path.join(glob.escape(self.out_dir), f'.{pattern}.*')
+                os.path.join(glob.escape(folder), f'.{pattern}.????????')
             ):
                 os.unlink(part)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        if not self.save_best:
+            return
+        single = len(self.key_indicators) == 1
+        # The stock method removes the best one before it writes the next,
+        # unless it knows of none.
+        if single:
+            before, self.best_ckpt_path = [self.best_ckpt_path], None
+        else:
+            names = list(self.best_ckpt_path_dict)
+            before = list(self.best_ckpt_path_dict.values())
+            self.best_ckpt_path_dict = dict.fromkeys(names)
+        super()._save_best_checkpoint(runner, metrics)
+        if single:
+            after = [self.best_ckpt_path]
+            self.best_ckpt_path = after[0] or before[0]
+        else:
+            after = [self.best_ckpt_path_dict[name] for name in names]
+            self.best_ckpt_path_dict = {
+                name: new or old
+                for name, new, old in zip(names, after, before, strict=True)
+            }
+        for new, old in zip(after, before, strict=True):
+            if new and old and new != old:
+                self._remove(old)
+
+    def _remove(self, path: str) -> None:
+        if is_main_process() and self.file_backend.isfile(path):
+            self.file_backend.remove(path)
 
     def _save_checkpoint_with_step(
         self, runner: Runner, step: int, meta: dict
@@ -99,8 +137,8 @@ class SafeCheckpointHook(CheckpointHook):
         ) as file:
             file.write(self.last_ckpt.encode())
         for old in stale:
-            path = self.file_backend.join_path(
-                self.out_dir, self.filename_tmpl.format(old)
+            self._remove(
+                self.file_backend.join_path(
+                    self.out_dir, self.filename_tmpl.format(old)
+                )
             )
-            if self.file_backend.isfile(path):
-                self.file_backend.remove(path)

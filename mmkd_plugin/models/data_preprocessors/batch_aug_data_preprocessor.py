@@ -100,7 +100,8 @@ class BatchAugDataPreprocessor(ClsDataPreprocessor):
         samples = BatchSamples(
             data['sample_idx'], self.cast_data(data.get('gt_label'))
         )
-        if self.batch_augments is not None or self.pad_size_divisor > 1:
+        # to_onehot is on wherever batch_augments are.
+        if self.to_onehot or self.pad_size_divisor > 1:
             data = dict(inputs=images, data_samples=list(samples))
             return super().forward(data, training)
         return dict(inputs=self._normalise(images), data_samples=samples)

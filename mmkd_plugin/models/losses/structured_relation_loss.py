@@ -28,10 +28,11 @@ def _relations(points: Tensor) -> Tensor:
         points, points, compute_mode='donot_use_mm_for_euclid_dist'
     )
     mean = distances.sum() / (count * (count - 1))
+    # This way round, a mean of NaN stays one and is not taken for a point.
     return torch.where(
-        mean > _COLLAPSED,
-        distances / mean.clamp_min(_COLLAPSED),
+        mean <= _COLLAPSED,
         torch.zeros_like(distances),
+        distances / mean.clamp_min(_COLLAPSED),
     )
 
 
