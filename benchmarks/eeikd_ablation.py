@@ -92,15 +92,16 @@ def student_config(
         if name not in connectors:
             distiller.connectors.pop(name)
     for side in ('student', 'teacher'):
-        used = {
-            s.recorder for s in sources if s.from_student == (side == 'student')
-        }
+        is_student = side == 'student'
+        used = {s.recorder for s in sources if s.from_student == is_student}
         recorders = distiller[f'{side}_recorders']
         for name in list(recorders):
             if name not in used:
                 recorders.pop(name)
     if 'selection' not in parts:
-        config.train_dataloader.sampler.update(order='random', gamma=0.999)
+        config.train_dataloader.sampler = dict(
+            type='RandomSubsetSampler', num_samples=config.num_samples
+        )
     return config
 
 

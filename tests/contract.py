@@ -24,7 +24,9 @@ import mmkd_plugin.models.losses
 def registered(package) -> dict[str, type]:
     """Get the registered modules that the files of a package define."""
     found = {}
-    for info in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):
+    for info in pkgutil.walk_packages(
+        package.__path__, package.__name__ + '.'
+    ):
         module = importlib.import_module(info.name)
         for name, value in vars(module).items():
             if (
@@ -257,7 +259,10 @@ def linear_reference(connector, feature, bias=True):
     """Multiply every vector with the weight, row by row."""
     weight = connector.linear.weight.tolist()
     rows = [
-        [sum(w * v for w, v in zip(line, vector, strict=True)) for line in weight]
+        [
+            sum(w * v for w, v in zip(line, vector, strict=True))
+            for line in weight
+        ]
         for vector in feature.reshape(-1, feature.shape[-1]).tolist()
     ]
     out = torch.tensor(rows, dtype=torch.float64)
@@ -428,9 +433,7 @@ CONNECTORS = dict(
             ),
             (
                 {},
-                dict(
-                    logits=torch.zeros(2, 3), reference=torch.zeros(2, 4)
-                ),
+                dict(logits=torch.zeros(2, 3), reference=torch.zeros(2, 4)),
                 _SHAPES,
             ),
         ],

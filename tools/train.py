@@ -76,8 +76,10 @@ def merge_args(config: Config, args: argparse.Namespace) -> None:
             )
         config.auto_scale_lr.enable = True
     if args.resume == 'auto':
-        config.load_from = find_resume_checkpoint(config.work_dir)
-        config.resume = config.load_from is not None
+        latest = find_resume_checkpoint(config.work_dir)
+        # Where there is none yet, the config says what to start from.
+        if latest is not None:
+            config.resume, config.load_from = True, latest
     elif args.resume is not None:
         config.resume, config.load_from = True, args.resume
 
@@ -90,7 +92,7 @@ def main() -> None:
         merge_args(config, args)
         preflight(config, f'python tools/train.py {args.config}')
         prepare_distributed(config)
-    except (FileNotFoundError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         fail(error)
     if 'runner_type' in config:
         runner = RUNNERS.build(config)

@@ -18,3 +18,4 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=28),
     dict(type='CosineAnnealingLR', by_epoch=False, begin=28, end=280),
 ]
+trained_on = 'handwritten digits'

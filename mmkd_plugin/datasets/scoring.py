@@ -263,7 +263,7 @@ def dataset_fingerprint(dataset: Dataset) -> str:
     if not hasattr(dataset, 'get_data_info'):
         raise TypeError(
             f'{type(dataset).__name__} has neither a fingerprint() method nor '
-            f'mmengine\'s get_data_info(): its scores cannot be cached'
+            f"mmengine's get_data_info(): its scores cannot be cached"
         )
     digest = hashlib.sha256()
     for member in _members(dataset):

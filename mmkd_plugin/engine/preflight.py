@@ -1,8 +1,10 @@
 """What can be found wrong before a run writes anything."""
 
+import copy
+import inspect
 import os
 import sys
-from typing import Any, NoReturn, Optional
+from typing import Any, NoReturn, Optional, Union
 
 from mmengine.config import Config
 from mmengine.registry import (
@@ -11,6 +13,9 @@ from mmengine.registry import (
     MODELS,
     init_default_scope,
 )
+
+from mmkd_plugin.utils.checkpoint import read_checkpoint
+from mmkd_plugin.utils.checks import nearest
 
 # Without ``required_inputs`` in the config, these paths are looked at.
 _USUAL_INPUTS = (
@@ -21,7 +26,6 @@ _USUAL_INPUTS = (
     'train_dataloader.dataset.dataset.data_root',
     'val_dataloader.dataset.data_root',
     'val_dataloader.dataset.dataset.data_root',
-    'load_from',
 )
 
 
@@ -43,7 +47,8 @@ def missing_inputs(config: Config) -> list[str]:
     A config lists what it needs in ``required_inputs``, a list of
     ``dict(key='model.teacher_ckpt', make='command that makes it')``, plus,
     optionally, ``holds='name'`` for a file or folder that must be in the
-    folder. Without this list, the usual places are looked at.
+    folder. Without this list, the usual places are looked at. The checkpoint
+    that a run goes on from is always looked for.
 
     Args:
         config (Config): The config of a run.
@@ -56,9 +61,12 @@ def missing_inputs(config: Config) -> list[str]:
     if inputs is None:
         inputs = [dict(key=key) for key in _USUAL_INPUTS]
     problems = []
-    for item in inputs:
+    for item in [*inputs, dict(key='load_from')]:
         path = _lookup(config, item['key'])
-        if path is None and 'make' not in item:
+        if not path and 'make' not in item:
+            continue
+        # Not for us to look for; who reads it says so if it cannot.
+        if '://' in str(path):
             continue
         wanted = path
         if path and item.get('holds'):
@@ -92,12 +100,36 @@ def missing_inputs_message(problems: list[str], script: str) -> str:
     )
 
 
+def _check_sampler(type: Union[str, type], **options) -> None:
+    """Check name and options of a sampler, without data."""
+    if isinstance(type, str):
+        with DATA_SAMPLERS.switch_scope_and_registry(None) as registry:
+            sampler = registry.get(type)
+            if sampler is None:
+                known = {**DATA_SAMPLERS.module_dict, **registry.module_dict}
+                raise KeyError(
+                    f'there is no sampler {type!r}; {nearest(type, known)}'
+                )
+    else:
+        sampler = type
+    try:
+        # The first two are the runner's.
+        arguments = {'dataset': None, 'seed': None, **options}
+        inspect.signature(sampler).bind(**arguments)
+    except TypeError as error:
+        raise TypeError(f'{sampler.__name__}: {error}') from None
+    check = getattr(sampler, 'check_options', None)
+    if check is not None:
+        check(**options)
+
+
 def preflight(config: Config, script: Optional[str] = None) -> None:
     """Check a config before a runner is built and a work dir made.
 
-    Looks for missing files, builds the model, which checks checkpoints,
-    architectures and the mapping of the losses, checks the options of the
-    sampler, and builds the training set.
+    Looks for missing files, checks the options of the sampler, builds the
+    model, which checks checkpoints, architectures and the mapping of the
+    losses, reads the checkpoint that the run goes on from, and builds the
+    training set.
 
     Args:
         config (Config): The config of a run.
@@ -106,6 +138,8 @@ def preflight(config: Config, script: Optional[str] = None) -> None:
 
     Raises:
         FileNotFoundError: If inputs are missing, all in one message.
+        KeyError: If there is no sampler of that name.
+        TypeError: If the sampler has no such option, or lacks one.
         ValueError: If the components find fault with their options.
     """
     problems = missing_inputs(config)
@@ -115,16 +149,15 @@ def preflight(config: Config, script: Optional[str] = None) -> None:
         )
     init_default_scope(config.get('default_scope', 'mmengine'))
     loader = config.get('train_dataloader') or {}
-    sampler = loader.get('sampler')
-    if isinstance(sampler, dict):
-        sampler_class = DATA_SAMPLERS.get(sampler['type'])
-        check = getattr(sampler_class, 'check_options', None)
-        if check is not None:
-            options = {k: v for k, v in sampler.items() if k != 'type'}
-            check(**options)
-    MODELS.build(config.model)
+    if isinstance(loader.get('sampler'), dict):
+        _check_sampler(**loader['sampler'])
+    # Some constructors of mmpretrain write into their config.
+    MODELS.build(copy.deepcopy(config.model))
+    resumed = config.get('load_from')
+    if resumed and '://' not in resumed:
+        read_checkpoint(resumed)
     if isinstance(loader.get('dataset'), dict):
-        dataset = DATASETS.build(loader['dataset'])
+        dataset = DATASETS.build(copy.deepcopy(loader['dataset']))
         if hasattr(dataset, 'full_init'):
             dataset.full_init()
         if len(dataset) == 0:

@@ -41,9 +41,7 @@ def listed(contracts, attribute):
     return made
 
 
-loss_cases = pytest.mark.parametrize(
-    ('name', 'case'), listed(LOSSES, 'cases')
-)
+loss_cases = pytest.mark.parametrize(('name', 'case'), listed(LOSSES, 'cases'))
 connector_cases = pytest.mark.parametrize(
     ('name', 'case'), listed(CONNECTORS, 'cases')
 )
@@ -239,15 +237,14 @@ def test_loss_ignores_autocast(name, case, dtype):
 
 
 @pytest.mark.parametrize('dtype', DTYPES)
-@pytest.mark.parametrize(
-    ('name', 'inputs'), listed(LOSSES, 'extremes')
-)
+@pytest.mark.parametrize(('name', 'inputs'), listed(LOSSES, 'extremes'))
 def test_loss_extreme(name, inputs, dtype):
     variants = [case.options for case in LOSSES[name].cases.values()]
     for options in [*variants, dict(tau=4.0)]:
-        if 'tau' in options and 'tau' not in inspect.signature(
-            REGISTERED[name]
-        ).parameters:
+        if (
+            'tau' in options
+            and 'tau' not in inspect.signature(REGISTERED[name]).parameters
+        ):
             continue
         made = student_side(name, cast(inputs, dtype))
         value = build(name, options)(**made)
@@ -345,9 +342,10 @@ def finite(value):
 @pytest.mark.parametrize('name', CONNECTORS)
 def test_connector_options(name):
     parameters = inspect.signature(REGISTERED[name]).parameters.values()
-    assert {
-        p.name for p in parameters if p.kind is not p.KEYWORD_ONLY
-    } <= {'in_channels', 'out_channels'}
+    assert {p.name for p in parameters if p.kind is not p.KEYWORD_ONLY} <= {
+        'in_channels',
+        'out_channels',
+    }
 
 
 @connector_cases

@@ -37,8 +37,10 @@ class EvaluateTeacherHook(Hook):
         if is_model_wrapper(model):
             model = model.module
         measured = hub.get_info(TEACHER_METRICS) is not None
-        if measured or runner.val_loop is None or not hasattr(
-            model, 'teacher'
+        if (
+            measured
+            or runner.val_loop is None
+            or not hasattr(model, 'teacher')
         ):
             return
         loop = runner.val_loop

@@ -32,9 +32,7 @@ def test_count_is_exact_under_ties(seed, dtype, options, count):
         torch.randint(3, (4, 100)).float(),
         torch.randn(4, 100),
     ):
-        assert (
-            dropped(connector, logits.to(dtype)).sum(dim=1) == count
-        ).all()
+        assert (dropped(connector, logits.to(dtype)).sum(dim=1) == count).all()
 
 
 def test_shares_round_down_whatever_the_floats():

@@ -57,9 +57,7 @@ def test_golden_vectors_of_relational_distillation(golden):
             continue
         compared += 1
         value, gradient = value_and_gradient(feat_S, total)
-        assert_close(
-            value, torch.tensor(case['loss_f64']), rtol=1e-9, atol=0
-        )
+        assert_close(value, torch.tensor(case['loss_f64']), rtol=1e-9, atol=0)
         assert_close(
             gradient,
             torch.tensor(case['grad_feat_s_f64']),
@@ -194,9 +192,7 @@ def test_large_gaps_count_linearly(seed):
 def test_widths_may_differ_and_maps_are_flattened(seed):
     preds_S, preds_T = torch.randn(4, 3, 2, 2), torch.randn(4, 7)
     value = StructuredRelationLoss(space='logit')(preds_S, preds_T)
-    expected = relation_reference(
-        preds_S.flatten(1), preds_T, space='logit'
-    )
+    expected = relation_reference(preds_S.flatten(1), preds_T, space='logit')
     assert math.isclose(value.item(), expected, rel_tol=1e-5)
 
 
