@@ -4,9 +4,12 @@ import itertools
 
 import numpy as np
 import torch
+from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
+from mmengine.model import BaseModel
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
+from toys import architecture, kd_distiller
 
 from mmkd_plugin.datasets import ArrayImages
 
@@ -31,29 +34,8 @@ def make_dataset(num=12, labels=True, seed=0):
 
 
 def classifier(width=4, **kwargs):
-    """Config of a network of mmpretrain with one stage."""
-    return dict(
-        type='ImageClassifier',
-        backbone=dict(
-            type='ResNet_CIFAR',
-            depth=18,
-            stem_channels=width,
-            base_channels=width,
-            num_stages=1,
-            strides=(1,),
-            dilations=(1,),
-            out_indices=(0,),
-            style='pytorch',
-        ),
-        neck=dict(type='GlobalAveragePooling'),
-        head=dict(
-            type='LinearClsHead',
-            num_classes=3,
-            in_channels=width,
-            loss=dict(type='CrossEntropyLoss'),
-        ),
-        **kwargs,
-    )
+    """Config of a network of one stage, for the three classes."""
+    return architecture(width, classes=3, **kwargs)
 
 
 def save_teacher(path, seed=0, width=4):
@@ -69,40 +51,27 @@ def save_teacher(path, seed=0, width=4):
 
 def distillation(teacher_ckpt, **kwargs):
     """Config of plain KD, without labels."""
-    logits = dict(type='ModuleOutputs', source='head.fc')
-    return dict(
-        type='SingleTeacherDistill',
-        teacher=classifier(),
-        teacher_ckpt=teacher_ckpt,
-        student=classifier(2),
-        calculate_student_loss=False,
-        distiller=dict(
-            type='ConfigurableDistiller',
-            student_recorders=dict(logits=logits),
-            teacher_recorders=dict(logits=logits),
-            distill_losses=dict(loss_kl=dict(type='KLDivergence')),
-            loss_forward_mappings=dict(
-                loss_kl=dict(
-                    preds_S=dict(from_student=True, recorder='logits'),
-                    preds_T=dict(from_student=False, recorder='logits'),
-                )
-            ),
-        ),
-        **{'data_preprocessor': PREPROCESSOR, **kwargs},
-    )
+    return {
+        'type': 'SingleTeacherDistill',
+        'teacher': classifier(),
+        'teacher_ckpt': teacher_ckpt,
+        'student': classifier(2),
+        'calculate_student_loss': False,
+        'distiller': kd_distiller(),
+        'data_preprocessor': PREPROCESSOR,
+        **kwargs,
+    }
 
 
-def loader(dataset, shuffle=False, batch_size=4, **kwargs):
-    return dict(
-        dataset=dataset,
-        batch_size=batch_size,
-        num_workers=0,
-        collate_fn=dict(type='array_collate'),
-        **{
-            'sampler': dict(type='DefaultSampler', shuffle=shuffle),
-            **kwargs,
-        },
-    )
+def loader(dataset, shuffle=False, **kwargs):
+    return {
+        'dataset': dataset,
+        'batch_size': 4,
+        'num_workers': 0,
+        'collate_fn': dict(type='array_collate'),
+        'sampler': dict(type='DefaultSampler', shuffle=shuffle),
+        **kwargs,
+    }
 
 
 class Watcher(Hook):
@@ -136,4 +105,53 @@ def build_runner(work_dir, model, train, hooks=(), epochs=2, **kwargs):
             **kwargs,
         },
         custom_hooks=list(hooks),
+    )
+
+
+class Terms(BaseModel):
+    """A model of one weight and two loss terms, that can be broken.
+
+    Args:
+        broken (dict): Iteration, counted from 1, to the values of the two
+            terms in it.
+    """
+
+    def __init__(self, broken=None):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+        self.broken = broken or {}
+        self.calls = 0
+
+    def forward(self, inputs, sample_idx, gt_label=None, mode='loss'):
+        if mode != 'loss':
+            return sample_idx.tolist()
+        self.calls += 1
+        factors = self.broken.get(self.calls, (1, 1))
+        return dict(
+            loss_a=factors[0] * self.weight[0] ** 2,
+            loss_b=factors[1] * self.weight[1] ** 2,
+        )
+
+
+class Preset(BaseMetric):
+    """Metrics that are known beforehand, one dict for each validation."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values = list(values)
+
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        return self.values.pop(0)
+
+
+def validation(*values, **train_cfg):
+    """What a runner needs to validate, with these results."""
+    return dict(
+        train_cfg=dict(by_epoch=True, max_epochs=len(values), **train_cfg),
+        val_dataloader=loader(make_dataset(4)),
+        val_evaluator=Evaluator(Preset(values)),
+        val_cfg=dict(),
     )

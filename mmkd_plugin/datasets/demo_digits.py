@@ -17,8 +17,8 @@ class DemoDigits(ArrayImages):
 
     The 1,797 digits of 8x8 pixels in scikit-learn (Alpaydin and Kaynak,
     Optical Recognition of Handwritten Digits, UCI, 1998), magnified. The
-    splits are fixed and stratified by class: 897 images to train on, 300
-    (``'val'``) to choose settings with, 600 (``'test'``) to report.
+    splits are fixed and stratified by class: 900 images to train on, 299
+    (``'val'``) to choose settings with, 598 (``'test'``) to report.
 
     Args:
         split (str): ``'train'``, ``'val'`` or ``'test'``. Defaults to

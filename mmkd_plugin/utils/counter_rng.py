@@ -22,9 +22,7 @@ def counter_rng(
         np.random.Generator: The generator.
     """
     # The lowest word of the counter is left to the generator itself.
+    counter = np.array([0, stream, rank, step % 2**64], dtype=np.uint64)
     return np.random.Generator(
-        np.random.Philox(
-            key=seed % 2**64,
-            counter=[0, stream, rank % 2**64, step % 2**64],
-        )
+        np.random.Philox(key=seed % 2**64, counter=counter)
     )

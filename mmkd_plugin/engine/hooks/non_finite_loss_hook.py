@@ -34,6 +34,7 @@ class NonFiniteLossHook(Hook):
     def __init__(self, interval: int = 50) -> None:
         self.interval = check_number('interval', interval, least=1)
         self._broken = {}
+        self._seen = False
 
     def after_train_iter(
         self,
@@ -42,7 +43,7 @@ class NonFiniteLossHook(Hook):
         data_batch: Optional[dict] = None,
         outputs: Optional[dict] = None,
     ) -> None:
-        """Note which terms are not finite.
+        """Note which terms were the first that are not finite.
 
         Args:
             runner (Runner): The runner.
@@ -50,13 +51,15 @@ class NonFiniteLossHook(Hook):
             data_batch (dict, optional): The batch. Defaults to None.
             outputs (dict, optional): The loss terms. Defaults to None.
         """
+        # The step after it breaks the weights, and these all other terms.
+        before = torch.as_tensor(self._seen)
         for name, value in (outputs or {}).items():
             if 'loss' not in name:
                 continue
             bad = ~torch.isfinite(torch.as_tensor(value)).all()
-            if name in self._broken:
-                bad = self._broken[name] | bad
-            self._broken[name] = bad
+            first = bad & ~before.to(bad.device)
+            self._broken[name] = self._broken.get(name, False) | first
+            self._seen = self._seen | bad
         if self.every_n_train_iters(runner, self.interval):
             self._look(runner)
 
@@ -88,6 +91,7 @@ class NonFiniteLossHook(Hook):
         # The sum is broken whenever a term is: name it only if no term is.
         terms = [name for name in names if name != 'loss'] or names
         self._broken = {}
+        self._seen = False
         if terms:
             self._stop(runner, f'the loss {", ".join(terms)}')
 

@@ -53,9 +53,8 @@ def kl_divergence(
     log_s = torch.log_softmax(preds_S / tau, dim=1)
     log_t = torch.log_softmax(preds_T.detach() / tau, dim=1)
     dropped = torch.isneginf(log_t)
-    # 0 * (-inf - x) is NaN, in the value as in the gradient: the terms of
-    # dropped classes are taken out on both sides of the product.
-    gap = log_t.masked_fill(dropped, 0) - log_s.masked_fill(dropped, 0)
+    # 0 * (-inf - x) would be NaN, and so would its gradient.
+    gap = (log_t - log_s).masked_fill(dropped, 0)
     per_sample = (tau * tau) * (log_t.exp() * gap).sum(dim=1)
     if reduction == 'none':
         return per_sample

@@ -277,7 +277,10 @@ def test_hook_is_installed_once_and_removed():
     net = nn.Sequential(nn.Identity())
     for recorder in (ModuleOutputs('0'), ModuleInputs('0')):
         recorder.initialize(net)
+        handle = recorder._handle
         recorder.initialize(net)
+        # The same one, or a compiled step would be compiled again.
+        assert recorder._handle is handle
         assert hook_count(net) == 1
         recorder.remove()
         recorder.remove()
