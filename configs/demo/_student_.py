@@ -37,13 +37,13 @@ train_dataloader = dict(
     collate_fn=dict(type='array_collate'),
     dataset=dict(type='DemoGlyphs', num_images=8000),
 )
-train_cfg = dict(by_epoch=True, max_epochs=30, val_interval=10)
+train_cfg = dict(by_epoch=True, max_epochs=15, val_interval=5)
 optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=5e-4)
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=31),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=31, end=930),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=31, end=465),
 ]
 required_inputs = [
     dict(

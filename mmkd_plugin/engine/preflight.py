@@ -157,9 +157,13 @@ def preflight(config: Config, script: Optional[str] = None) -> None:
     if resumed and '://' not in resumed:
         read_checkpoint(resumed)
     if isinstance(loader.get('dataset'), dict):
-        dataset = DATASETS.build(copy.deepcopy(loader['dataset']))
-        if hasattr(dataset, 'full_init'):
-            dataset.full_init()
+        try:
+            dataset = DATASETS.build(copy.deepcopy(loader['dataset']))
+            if hasattr(dataset, 'full_init'):
+                dataset.full_init()
+        # What mmpretrain's data sets raise where files are missing or bad.
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f'the training set: {error}') from error
         if len(dataset) == 0:
             raise ValueError('the training set is empty')
 
