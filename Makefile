@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Threads that wait busily make two processes on one machine crawl.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo test lint
 .DELETE_ON_ERROR:

@@ -14,7 +14,7 @@ from toys import architecture, kd_distiller
 from mmkd_plugin.datasets import ArrayImages
 
 PREPROCESSOR = dict(
-    type='BatchAugDataPreprocessor', mean=[120.0] * 3, std=[60.0] * 3
+    type='BatchAugDataPreprocessor', mean=[120.5] * 3, std=[60.0] * 3
 )
 _NUMBERS = itertools.count()
 
@@ -128,8 +128,8 @@ class Terms(BaseModel):
         self.calls += 1
         factors = self.broken.get(self.calls, (1, 1))
         return dict(
-            loss_a=factors[0] * self.weight[0] ** 2,
-            loss_b=factors[1] * self.weight[1] ** 2,
+            loss_a=factors[0] * self.weight.sum() ** 2,
+            loss_b=factors[1] * self.weight.diff().sum() ** 2,
         )
 
 

@@ -54,7 +54,7 @@ def accuracies(path):
     teacher.eval()
     hits = [0, 0]
     for index, image in enumerate(make_images(14, seed=3)):
-        x = (torch.tensor(image).permute(2, 0, 1).float() - 120) / 60
+        x = (torch.tensor(image).permute(2, 0, 1).float() - 120.5) / 60
         order = teacher(x[None])[0].argsort(descending=True).tolist()
         hits[0] += order[0] == index % 3
         hits[1] += index % 3 in order[:2]

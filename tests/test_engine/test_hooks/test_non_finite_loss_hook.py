@@ -79,7 +79,7 @@ def test_only_the_first_broken_terms_are_named(tmp_path):
     with pytest.raises(FloatingPointError, match='the loss loss_a became'):
         run(tmp_path, model, interval=4, by_epoch=False, save=100)
     assert model.calls == 8
-    assert model.weight.isnan()[0]
+    assert model.weight.isnan().all()
 
 
 def test_two_terms_at_once(tmp_path):
@@ -89,7 +89,7 @@ def test_two_terms_at_once(tmp_path):
 
 def test_a_sum_that_overflows(tmp_path):
     model = Terms({1: (3e38, 1e38)})
-    model.weight.data.fill_(1)
+    model.weight.data.copy_(torch.tensor([1.0, 0.0]))
     with pytest.raises(FloatingPointError, match='the loss loss became'):
         run(tmp_path, model, interval=1)
 

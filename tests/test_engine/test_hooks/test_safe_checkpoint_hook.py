@@ -132,7 +132,10 @@ def moments(tmp_path, watch, checkpoint, **kwargs):
             except Exception:
                 pass
         epoch = read(path)['meta']['epoch'] if path else 0
-        found.append((epoch, bool(readable)))
+        note = tmp_path / 'last_checkpoint'
+        # What the note names is there.
+        named = not note.exists() or os.path.isfile(note.read_text())
+        found.append((epoch if named else 0, bool(readable)))
 
     watch(tmp_path, look)
     build(tmp_path, epochs=4, checkpoint=checkpoint, **kwargs).train()

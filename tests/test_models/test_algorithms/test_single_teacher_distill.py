@@ -23,7 +23,7 @@ from toys import (
     teacher,
 )
 
-from mmkd_plugin.models import KLDivergence
+from mmkd_plugin.models import KLDivergence, SingleTeacherDistill
 from mmkd_plugin.structures import BatchSamples
 from mmkd_plugin.utils.running_algorithm import running_algorithm
 
@@ -82,6 +82,19 @@ def test_train_returns_the_model_and_leaves_the_teacher_in_eval():
         assert model.distiller.training is mode
         assert not any(m.training for m in model.teacher.modules())
     assert model.eval() is model
+    # Whoever put it in training mode.
+    model.teacher.train()
+    model.train()
+    assert not any(m.training for m in model.teacher.modules())
+
+
+def test_teacher_is_in_eval_from_the_start():
+    frozen = teacher()
+    assert frozen.training
+    model = SingleTeacherDistill(
+        student=architecture(), teacher=frozen, distiller=kd_distiller()
+    )
+    assert not any(m.training for m in model.teacher.modules())
 
 
 class Noisy(nn.Module):
@@ -97,6 +110,7 @@ class Noisy(nn.Module):
 
     def forward(self, inputs, mode):
         assert mode == 'tensor'
+        assert not torch.is_grad_enabled()
         feature = self.backbone.bn1(inputs)
         return self.head.fc(self.drop(feature).mean((2, 3)))
 

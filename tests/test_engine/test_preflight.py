@@ -1,0 +1,258 @@
+"""What is found wrong before a run writes anything."""
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, MODELS
+from toy_runs import PREPROCESSOR, classifier, distillation, save_teacher
+
+from mmkd_plugin.engine.preflight import (
+    fail,
+    missing_inputs,
+    missing_inputs_message,
+    preflight,
+)
+
+
+def need(key, **kwargs):
+    return dict(key=key, make=f'make {key}', **kwargs)
+
+
+def test_everything_that_is_missing_is_listed(tmp_path):
+    there = tmp_path / 'there.pth'
+    there.write_bytes(b'')
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'full' / 'images').mkdir(parents=True)
+    config = Config(
+        dict(
+            a=str(there),
+            b=dict(path='nowhere.pth'),
+            c=dict(parts=[dict(root=str(tmp_path / 'empty'))]),
+            d=str(tmp_path / 'full'),
+            e='nowhere',
+            optional='nowhere.too',
+            required_inputs=[
+                need('a'),
+                need('b.path'),
+                need('c.parts.0.root', holds='images'),
+                need('d', holds='images'),
+                need('e', holds='images'),
+                need('f.not.there'),
+                dict(key='g'),
+                dict(key='optional'),
+            ],
+        )
+    )
+    assert missing_inputs(config) == [
+        "b.path = 'nowhere.pth'\n      make it with: make b.path",
+        f'c.parts.0.root = {str(tmp_path / "empty")!r} (holds no '
+        f"'images')\n      make it with: make c.parts.0.root",
+        "e = 'nowhere'\n      make it with: make e",
+        'f.not.there = None\n      make it with: make f.not.there',
+        "optional = 'nowhere.too'",
+    ]
+
+
+def test_nothing_is_missing():
+    assert missing_inputs(Config()) == []
+    assert missing_inputs(Config(dict(required_inputs=[]))) == []
+
+
+def test_usual_places_are_looked_at_without_a_list(tmp_path):
+    (tmp_path / 'data').mkdir()
+    config = Config(
+        dict(
+            model=dict(teacher_ckpt='teacher.pth', student_ckpt=None),
+            train_dataloader=dict(dataset=dict(data_file='heap.npz')),
+            val_dataloader=dict(
+                dataset=dict(
+                    data_root='',
+                    dataset=dict(data_root=str(tmp_path / 'data')),
+                )
+            ),
+        )
+    )
+    assert missing_inputs(config) == [
+        "model.teacher_ckpt = 'teacher.pth'",
+        "train_dataloader.dataset.data_file = 'heap.npz'",
+    ]
+    # The config knows better.
+    config.required_inputs = []
+    assert missing_inputs(config) == []
+
+
+@pytest.mark.parametrize('listed', [None, []])
+def test_the_checkpoint_to_go_on_from(listed):
+    config = Config(dict(load_from='gone.pth', required_inputs=listed))
+    assert missing_inputs(config) == ["load_from = 'gone.pth'"]
+    config.load_from = 'https://there.example/weights.pth'
+    assert missing_inputs(config) == []
+
+
+def test_message():
+    text = missing_inputs_message(['one', 'two'], 'python tools/train.py c.py')
+    assert text.startswith('2 of the inputs are missing:\n  * one\n  * two\n')
+    assert 'python tools/train.py c.py --cfg-options KEY=PATH' in text
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A config in which nothing is wrong."""
+    return Config(
+        dict(
+            default_scope='mmpretrain',
+            model=distillation(save_teacher(tmp_path / 'teacher.pth')),
+            train_dataloader=dict(
+                dataset=dict(type='DemoGlyphs', num_images=2, size=8),
+                sampler=dict(
+                    type='AdaptiveThresholdSampler', num_samples=1, gamma=0.5
+                ),
+            ),
+        )
+    )
+
+
+def test_a_good_config_passes_and_is_not_changed(config):
+    before = config.pretty_text
+    preflight(config)
+    assert config.pretty_text == before
+
+
+def test_missing_inputs_come_first(config):
+    config.model.teacher_ckpt = 'nowhere.pth'
+    config.train_dataloader.sampler.gamma = 7
+    with pytest.raises(FileNotFoundError) as error:
+        preflight(config, 'python tools/train.py some.py')
+    message = str(error.value)
+    assert message.startswith('1 of the inputs are missing')
+    assert "model.teacher_ckpt = 'nowhere.pth'" in message
+    assert 'python tools/train.py some.py --cfg-options' in message
+
+
+@pytest.mark.parametrize(
+    ('changes', 'error', 'match'),
+    [
+        (dict(gamma=1.5), ValueError, 'gamma must be .* but got 1.5'),
+        (dict(num_samples=0), ValueError, 'num_samples must .* but got 0'),
+        (dict(order='best'), ValueError, "order must be .*'best'"),
+        (dict(gama=0.5), TypeError, 'AdaptiveThresholdSampler: .*gama'),
+        (
+            dict(type='AdaptiveThreshold'),
+            KeyError,
+            'no sampler .*; nearest: AdaptiveThresholdSampler',
+        ),
+        (dict(type='RandomSubsetSampler'), TypeError, 'Random.*gamma'),
+    ],
+)
+def test_wrong_samplers(config, changes, error, match):
+    config.train_dataloader.sampler.update(changes)
+    # Before the model is built, which takes longer.
+    config.model = dict(type='Nothing')
+    with pytest.raises(error, match=match):
+        preflight(config)
+
+
+def test_a_sampler_without_a_needed_option(config):
+    del config.train_dataloader.sampler['num_samples']
+    with pytest.raises(TypeError, match="missing a required .*'num_samples'"):
+        preflight(config)
+
+
+@pytest.mark.parametrize(
+    'sampler',
+    [
+        dict(type='DefaultSampler', shuffle=True),
+        dict(type='RepeatAugSampler', num_repeats=2),
+        dict(type='mmpretrain.RepeatAugSampler'),
+        dict(type='RandomSubsetSampler', num_samples=2, seed=1),
+    ],
+)
+def test_samplers_of_the_engine_and_of_mmpretrain(config, sampler):
+    config.train_dataloader.sampler = sampler
+    preflight(config)
+
+
+def test_the_model_is_built(config):
+    config.model.student.head.num_classes = 4
+    with pytest.raises(ValueError, match='teacher has 3 classes.* has 4'):
+        preflight(config)
+
+
+def test_models_that_write_into_their_config(config):
+    @MODELS.register_module(name='Writer', force=True)
+    class Writer(torch.nn.Module):
+        def __init__(self, options):
+            super().__init__()
+            options.pop('once')
+
+    config.model = dict(type='Writer', options=dict(once=1))
+    preflight(config)
+    preflight(config)
+    assert config.model.options.once == 1
+
+
+@pytest.mark.parametrize('content', [b'', b'no checkpoint'])
+def test_a_damaged_checkpoint_to_go_on_from(config, tmp_path, content):
+    path = tmp_path / 'epoch_1.pth'
+    path.write_bytes(content)
+    config.load_from = str(path)
+    with pytest.raises(ValueError, match=r'epoch_1\.pth'):
+        preflight(config)
+    torch.save(dict(state_dict={}), path)
+    preflight(config)
+
+
+@DATASETS.register_module()
+class NoImages(list):
+    """An empty data set."""
+
+
+def test_an_empty_training_set(config, tmp_path):
+    (tmp_path / 'images').mkdir()
+    config.train_dataloader.dataset = dict(
+        type='CustomDataset',
+        data_root=str(tmp_path / 'images'),
+        with_label=False,
+        pipeline=[],
+    )
+    with pytest.raises(ValueError, match='the training set: Found 0 files'):
+        preflight(config)
+    config.train_dataloader.dataset = dict(type='NoImages')
+    with pytest.raises(ValueError, match='the training set is empty'):
+        preflight(config)
+
+
+def test_a_teacher_alone(config):
+    """Configs of classifiers pass, too."""
+    config.model = classifier(data_preprocessor=PREPROCESSOR)
+    config.train_dataloader.sampler = dict(type='DefaultSampler')
+    preflight(config)
+
+
+@pytest.mark.parametrize(
+    ('error', 'text'),
+    [
+        (ValueError('gamma is 2'), 'error: gamma is 2'),
+        (KeyError("no 'x'\nat all"), "error: no 'x'\nat all"),
+    ],
+)
+def test_fail(error, text, monkeypatch):
+    monkeypatch.delenv('RANK', raising=False)
+    with pytest.raises(SystemExit) as exit_:
+        fail(error)
+    assert exit_.value.code == text
+    monkeypatch.setenv('RANK', '1')
+    with pytest.raises(SystemExit) as exit_:
+        fail(error)
+    # One rank says it for all.
+    assert exit_.value.code == 1
+
+
+def test_nothing_is_written(config, tmp_path, monkeypatch):
+    folder = tmp_path / 'here'
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    np.random.seed(0)
+    preflight(config)
+    assert not list(folder.iterdir())
