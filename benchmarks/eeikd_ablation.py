@@ -105,6 +105,19 @@ def student_config(
     return config
 
 
+def set_epochs(config: Config, epochs: int) -> None:
+    """Stretch or shorten the schedule of a student.
+
+    Args:
+        config (Config): The student's config, changed in place.
+        epochs (int): Number of epochs.
+    """
+    cosine = config.param_scheduler[-1]
+    cosine.end = cosine.end * epochs // config.train_cfg.max_epochs
+    config.train_cfg.update(max_epochs=epochs, val_interval=epochs)
+    config.default_hooks.checkpoint.interval = epochs
+
+
 def train(config: Config) -> float:
     """Run a config.
 
@@ -127,6 +140,9 @@ def main() -> None:
     parser.add_argument(
         '--only', nargs='+', metavar='NAME', help='variants to run'
     )
+    parser.add_argument(
+        '--epochs', type=int, help="of the students, instead of the demo's"
+    )
     args = parser.parse_args()
     variants = {
         name: parts
@@ -146,6 +162,8 @@ def main() -> None:
                 config = student_config(
                     parts, checkpoint, run, seed, args.split
                 )
+                if args.epochs is not None:
+                    set_epochs(config, args.epochs)
                 start = time.perf_counter()
                 results[name].append(train(config))
                 print(
@@ -155,7 +173,8 @@ def main() -> None:
                 )
     print(
         f'\nAccuracy on real digits, split {args.split}, percent, '
-        f'seeds {args.seeds}, torch {torch.__version__}\n'
+        f'seeds {args.seeds}, {config.train_cfg.max_epochs} epochs, '
+        f'torch {torch.__version__}\n'
     )
     print('| trained with | mean | std | each |\n|---|---|---|---|')
     for name, values in results.items():

@@ -81,9 +81,7 @@ def main() -> None:
                 num_images=args.images,
                 pipeline=[
                     dict(type='RandomCrop', crop_size=32, padding=4),
-                    dict(
-                        type='RandomFlip', prob=0.5, direction='horizontal'
-                    ),
+                    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
                     dict(type='PackInputs'),
                 ],
             ),

@@ -1,6 +1,6 @@
 """Scoring the unlabeled set against the bare teacher over the same images.
 
-    python benchmarks/scoring.py --images 2048 --rounds 3
+python benchmarks/scoring.py --images 2048 --rounds 3
 """
 
 import argparse

@@ -41,8 +41,7 @@ def main() -> None:
             folder = teacher
         else:
             options.append(
-                'model.teacher_ckpt='
-                + os.path.join(teacher, 'epoch_20.pth')
+                'model.teacher_ckpt=' + os.path.join(teacher, 'epoch_20.pth')
             )
         folders.append(folder)
         start = time.perf_counter()

@@ -8,7 +8,10 @@ from mmengine.fileio import dump
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from mmkd_plugin.engine.cpu_distributed import prepare_distributed
+from mmkd_plugin.engine.cpu_distributed import (
+    end_distributed,
+    prepare_distributed,
+)
 from mmkd_plugin.engine.export import student_config, take_student
 from mmkd_plugin.engine.preflight import fail
 from mmkd_plugin.utils.checkpoint import load_strict, load_weights
@@ -73,6 +76,7 @@ def main() -> None:
     metrics = runner.test()
     if args.out is not None and runner.rank == 0:
         dump({name: float(v) for name, v in metrics.items()}, args.out)
+    end_distributed()
 
 
 if __name__ == '__main__':

@@ -7,7 +7,10 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmkd_plugin.engine.cpu_distributed import prepare_distributed
+from mmkd_plugin.engine.cpu_distributed import (
+    end_distributed,
+    prepare_distributed,
+)
 from mmkd_plugin.engine.preflight import fail, preflight
 from mmkd_plugin.engine.resume import find_resume_checkpoint
 
@@ -99,6 +102,7 @@ def main() -> None:
     else:
         runner = Runner.from_cfg(config)
     runner.train()
+    end_distributed()
 
 
 if __name__ == '__main__':

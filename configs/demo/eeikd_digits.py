@@ -51,9 +51,7 @@ model = dict(
                     data_idx=0,
                     connector='back',
                 ),
-                preds_T=dict(
-                    from_student=False, recorder='back', data_idx=0
-                ),
+                preds_T=dict(from_student=False, recorder='back', data_idx=0),
             ),
             loss_relation=dict(
                 preds_S=dict(from_student=True, recorder='logits'),

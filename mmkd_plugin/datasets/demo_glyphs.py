@@ -15,8 +15,15 @@ from .array_images import ArrayImages
 
 GLYPHS = string.digits + string.ascii_letters + '!?&%$#@+=*/<>()[]{}'
 # Fonts with other signs in the place of letters are of no use here.
-_FAMILIES = ('DejaVuSans', 'DejaVuSerif', 'STIXGeneral', 'cmb10', 'cmr10',
-             'cmss10', 'cmtt10')
+_FAMILIES = (
+    'DejaVuSans',
+    'DejaVuSerif',
+    'STIXGeneral',
+    'cmb10',
+    'cmr10',
+    'cmss10',
+    'cmtt10',
+)
 _CANVAS = 64
 
 
@@ -26,7 +33,8 @@ def _fonts() -> list[str]:
     return sorted(
         os.path.join(folder, name)
         for name in os.listdir(folder)
-        if name.endswith('.ttf') and name.startswith(_FAMILIES)
+        if name.endswith('.ttf')
+        and name.startswith(_FAMILIES)
         and 'Display' not in name
     )
 

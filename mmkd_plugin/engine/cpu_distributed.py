@@ -35,3 +35,14 @@ def prepare_distributed(config: Config) -> None:
     wrapper.setdefault('broadcast_buffers', False)
     wrapper['device_ids'] = None
     config.model_wrapper_cfg = wrapper
+
+
+def end_distributed() -> None:
+    """End the process group, if there is one, when all ranks are done.
+
+    A process that ends while the threads of its group still run can abort,
+    which would make a finished run look like a failed one.
+    """
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()

@@ -100,10 +100,12 @@ def missing_inputs_message(problems: list[str], script: str) -> str:
     )
 
 
-def _check_sampler(type: Union[str, type], **options) -> None:
+def _check_sampler(
+    type: Union[str, type], _scope_: Optional[str] = None, **options
+) -> None:
     """Check name and options of a sampler, without data."""
     if isinstance(type, str):
-        with DATA_SAMPLERS.switch_scope_and_registry(None) as registry:
+        with DATA_SAMPLERS.switch_scope_and_registry(_scope_) as registry:
             sampler = registry.get(type)
             if sampler is None:
                 known = {**DATA_SAMPLERS.module_dict, **registry.module_dict}

@@ -73,9 +73,7 @@ def test_cifar(cifar, split):
     )
     batch = dataset.__getitems__(range(len(images)))
     # RGB, as they were put in
-    assert np.array_equal(
-        batch['inputs'].permute(0, 2, 3, 1).numpy(), images
-    )
+    assert np.array_equal(batch['inputs'].permute(0, 2, 3, 1).numpy(), images)
     assert batch['gt_label'].tolist() == labels
     assert dataset.metainfo['classes'][0] == 'apple'
     assert len(dataset.metainfo['classes']) == 100
@@ -118,9 +116,7 @@ def test_pipeline_runs_once_an_image(folder):
     dataset = InMemoryImages(folder_config(root, crop))
     assert dataset.images.shape == (4, 4, 4, 3)
     # LoadImageFromFile gives BGR
-    assert np.array_equal(
-        dataset.images[0], images[0, 2:6, 2:6, ::-1]
-    )
+    assert np.array_equal(dataset.images[0], images[0, 2:6, 2:6, ::-1])
     assert dataset.labels.tolist() == [0, 0, 1, 1]
     assert dataset.metainfo['classes'] == ['a', 'b']
 

@@ -76,9 +76,7 @@ def on_a_rank(rank, folder, ckpt):
     for num in (11, 2, 1):
         scores = score_dataset(simple, make_dataset(num), batch_size=4)
         answer[f'scores of {num}'] = scores
-    answer['nan'] = raised(
-        score_dataset, broken_on_the_last, make_dataset(11)
-    )
+    answer['nan'] = raised(score_dataset, broken_on_the_last, make_dataset(11))
     cache = f'{folder}/scores.npz'
     answer['made'] = sampler(ckpt, cache)
     answer['drawn'] = sampler(ckpt, cache, order='random', seed=None)

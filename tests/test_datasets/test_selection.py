@@ -191,9 +191,7 @@ def test_images_that_are_certain_in_float32_are_told_apart():
     logits[:, 1] = margins
     assert (logits.softmax(1).max(1).values == 1).all()
     uncertainty, entropy, predicted = score_logits(logits)
-    scores = Scores(
-        uncertainty.numpy(), entropy.numpy(), predicted.numpy(), 3
-    )
+    scores = Scores(uncertainty.numpy(), entropy.numpy(), predicted.numpy(), 3)
     assert np.exp(-scores.uncertainty[0]) == 1
     found = select(scores, 4, 0.5)
     # Half of them, 60 to 42; the least certain of these have 48 to 42.

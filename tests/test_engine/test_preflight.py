@@ -7,6 +7,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS
 from toy_runs import PREPROCESSOR, classifier, distillation, save_teacher
 
+from mmkd_plugin.datasets import RandomSubsetSampler
 from mmkd_plugin.engine.preflight import (
     fail,
     missing_inputs,
@@ -155,7 +156,7 @@ def test_wrong_samplers(config, changes, error, match):
 
 def test_a_sampler_without_a_needed_option(config):
     del config.train_dataloader.sampler['num_samples']
-    with pytest.raises(TypeError, match="missing a required .*'num_samples'"):
+    with pytest.raises(TypeError, match=r"missing a required .*'num_sample"):
         preflight(config)
 
 
@@ -165,6 +166,8 @@ def test_a_sampler_without_a_needed_option(config):
         dict(type='DefaultSampler', shuffle=True),
         dict(type='RepeatAugSampler', num_repeats=2),
         dict(type='mmpretrain.RepeatAugSampler'),
+        dict(type='RepeatAugSampler', _scope_='mmpretrain'),
+        dict(type=RandomSubsetSampler, num_samples=2),
         dict(type='RandomSubsetSampler', num_samples=2, seed=1),
     ],
 )
@@ -175,7 +178,7 @@ def test_samplers_of_the_engine_and_of_mmpretrain(config, sampler):
 
 def test_the_model_is_built(config):
     config.model.student.head.num_classes = 4
-    with pytest.raises(ValueError, match='teacher has 3 classes.* has 4'):
+    with pytest.raises(ValueError, match=r'teacher has 3 classes.* has 4'):
         preflight(config)
 
 

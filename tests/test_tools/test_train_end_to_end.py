@@ -276,9 +276,12 @@ def test_real_iterations_on_cifar100(tmp_path):
             str(tmp_path / 'heap.npz'),
         ]
     )
-    few = ['val_dataloader.num_batch_per_epoch=1',
-           'val_dataloader.batch_size=50', 'train_dataloader.batch_size=8',
-           'train_cfg.max_epochs=1']
+    few = [
+        'val_dataloader.num_batch_per_epoch=1',
+        'val_dataloader.batch_size=50',
+        'train_dataloader.batch_size=8',
+        'train_cfg.max_epochs=1',
+    ]
     root = f'dataset.dataset.data_root={cifar}'
     run(
         command(

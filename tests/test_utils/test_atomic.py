@@ -59,7 +59,8 @@ def test_a_kill_leaves_what_was_there(tmp_path):
     source = os.path.abspath(sys.modules[atomic_write.__module__].__file__)
     program = (
         'import importlib.util, os, signal, sys\n'
-        'spec = importlib.util.spec_from_file_location("atomic", sys.argv[1])\n'
+        'make = importlib.util.spec_from_file_location\n'
+        'spec = make("atomic", sys.argv[1])\n'
         'module = importlib.util.module_from_spec(spec)\n'
         'spec.loader.exec_module(module)\n'
         'with module.atomic_write(sys.argv[2]) as file:\n'
@@ -97,7 +98,7 @@ def test_others_can_read_it(tmp_path):
 def test_missing_folder(tmp_path):
     path = tmp_path / 'no' / 'a.bin'
     with (
-        pytest.raises(FileNotFoundError, match='there is no folder .*no to'),
+        pytest.raises(FileNotFoundError, match=r'there is no folder .*no to'),
         atomic_write(str(path)),
     ):
         pass

@@ -63,4 +63,3 @@ class BatchRandomCrop:
             f'{type(self).__name__}(crop_size={self.crop_size}, '
             f'padding={self.padding})'
         )
-

@@ -77,7 +77,9 @@ def test_ranks_share_an_epoch(num_samples, world_size):
             shares.append(list(sampler))
             assert len(shares[-1]) == len(sampler)
         assert len({len(share) for share in shares}) == 1
-        together = [share[i] for i in range(len(shares[0])) for share in shares]
+        together = [
+            share[i] for i in range(len(shares[0])) for share in shares
+        ]
         assert together[:num_samples] == order
         filled = len(together) - num_samples
         assert filled < world_size
@@ -111,4 +113,6 @@ def test_in_a_run(tmp_path):
     runner.train()
     epochs = [watcher.images[i] + watcher.images[i + 1] for i in (0, 2)]
     assert epochs[0] != epochs[1]
-    assert [sorted(e) for e in epochs] == [build(8, seed=5).indices.tolist()] * 2
+    assert [sorted(e) for e in epochs] == [
+        build(8, seed=5).indices.tolist()
+    ] * 2
