@@ -15,11 +15,11 @@ from typing import Any, Optional, Union
 
 import torch
 from mmengine.config import Config
-from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
+from mmkd_plugin.utils.architecture import read_architecture
 from mmkd_plugin.utils.atomic import atomic_write
 from mmkd_plugin.utils.checkpoint import (
     find_weights,
@@ -273,9 +273,8 @@ def student_config(config: dict) -> dict:
         raise ValueError('the config has no `model`')
     model = model.get('student', model)
     if 'cfg_path' in model:
-        path = model['cfg_path']
-        read = get_config if '::' in path else Config.fromfile
-        model = read(path).to_dict()['model']
+        model = read_architecture(model).to_dict()
+        model.pop('_scope_', None)
     model = copy.deepcopy(model)
     model.pop('data_preprocessor', None)
     for part in _walk(model):

@@ -21,6 +21,7 @@ from mmkd_plugin.datasets.scoring import (
     weights_fingerprint,
 )
 from mmkd_plugin.datasets.selection import ORDERS, THRESHOLDS, select
+from mmkd_plugin.utils.architecture import build_architecture
 from mmkd_plugin.utils.checkpoint import load_strict, load_weights
 from mmkd_plugin.utils.checks import check_choice, check_number
 from mmkd_plugin.utils.running_algorithm import running_algorithm
@@ -221,7 +222,7 @@ class AdaptiveThresholdSampler(SubsetSampler):
                     'teacher select nothing. Give the path of its '
                     'checkpoint, or a built teacher'
                 )
-            teacher = MODELS.build(teacher)
+            teacher = build_architecture(teacher)
         if teacher_ckpt is not None:
             weights = load_weights(os.fspath(teacher_ckpt))
             load_strict(teacher, weights, f'teacher from {teacher_ckpt}')

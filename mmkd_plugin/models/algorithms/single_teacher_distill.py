@@ -5,61 +5,17 @@ from collections.abc import Sequence
 from typing import Any, Optional, Union
 
 import torch
-from mmengine.config import Config
-from mmengine.hub import get_config
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmkd_plugin.structures import BatchSamples
+from mmkd_plugin.utils.architecture import build_architecture
 from mmkd_plugin.utils.checkpoint import load_strict, load_weights
 from mmkd_plugin.utils.running_algorithm import announce_algorithm
 
 # Options by which models of other libraries bring their own weights.
 _OWN_WEIGHTS = ('pretrained', 'weights', 'checkpoint_path')
-
-
-def build_architecture(config: Union[dict, nn.Module]) -> nn.Module:
-    """Build a teacher or a student.
-
-    Args:
-        config (dict or nn.Module): Config of a model, or
-            ``dict(cfg_path=...)`` with the path of a config file or the name
-            of one in a package (``'mmpretrain::resnet/...'``), whose
-            ``model`` is taken. A built model is returned as it is.
-
-    Returns:
-        nn.Module: The model, without weights.
-
-    Raises:
-        ValueError: If ``cfg_path`` comes with ``pretrained=True`` or with
-            other keys, or if the config file has no ``model``.
-    """
-    if isinstance(config, nn.Module) or 'cfg_path' not in config:
-        return MODELS.build(config) if isinstance(config, dict) else config
-    if config.get('pretrained'):
-        raise ValueError(
-            f'{config["cfg_path"]}: pretrained=True is not supported, '
-            f'download the checkpoint and give its path as teacher_ckpt or '
-            f'student_ckpt'
-        )
-    path = config['cfg_path']
-    others = [key for key in config if key not in ('cfg_path', 'pretrained')]
-    if others:
-        raise ValueError(
-            f'{path}: the model is that of the file, {others} would be ignored'
-        )
-    if '::' in path:
-        content, scope = get_config(path), path.split('::')[0]
-    else:
-        content = Config.fromfile(path)
-        scope = content.get('default_scope')
-    if 'model' not in content:
-        raise ValueError(f'{path} has no model; its keys are {list(content)}')
-    model = content.model
-    if scope is not None:
-        model.setdefault('_scope_', scope)
-    return MODELS.build(model)
 
 
 def _num_classes(model: nn.Module) -> Optional[int]:
