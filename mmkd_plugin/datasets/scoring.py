@@ -18,7 +18,6 @@ from mmengine.dist import (
 )
 from mmengine.logging import print_log
 from mmengine.utils import ProgressBar
-from mmpretrain.datasets.transforms.auto_augment import BaseAugTransform
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -114,6 +113,9 @@ def check_deterministic(dataset: Dataset) -> None:
     Raises:
         ValueError: If a transform of the pipeline works at random.
     """
+    # Imports all data sets of mmpretrain, which nobody else here needs.
+    from mmpretrain.datasets.transforms.auto_augment import BaseAugTransform
+
     for member in _members(dataset):
         for part in _transforms(getattr(member, 'pipeline', None)):
             name = type(part).__name__
