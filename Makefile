@@ -22,7 +22,7 @@ lint: $(VENV)/.installed
 
 $(VENV)/.installed: requirements/lock.txt setup.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info; \
-	  sys.exit(v < (3, 10) and "Python 3.10 or newer is needed, this is " \
+	  sys.exit(v < (3, 11) and "Python 3.11 or newer is needed, this is " \
 	  + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \

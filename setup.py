@@ -25,6 +25,8 @@ setup(
         'numpy',
         'pillow>=10',
         'matplotlib>=3.5',
+        # The shipped configs write curves for it.
+        'tensorboard',
     ],
     extras_require={
         'onedl': [
@@ -41,7 +43,6 @@ setup(
             'pytest>=7',
             'ruff',
             'scikit-learn>=1.0',
-            'tensorboard',
             'timm>=1.0',
             'onnx>=1.16',
             'onnxruntime>=1.18',

@@ -112,8 +112,7 @@ def set_epochs(config: Config, epochs: int) -> None:
         config (Config): The student's config, changed in place.
         epochs (int): Number of epochs.
     """
-    cosine = config.param_scheduler[-1]
-    cosine.end = cosine.end * epochs // config.train_cfg.max_epochs
+    config.param_scheduler[-1].end = epochs
     config.train_cfg.update(max_epochs=epochs, val_interval=epochs)
     config.default_hooks.checkpoint.interval = epochs
 

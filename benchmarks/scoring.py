@@ -13,6 +13,7 @@ import time
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.registry import MODELS, init_default_scope
 
 from mmkd_plugin.datasets import AdaptiveThresholdSampler, ArrayImages
@@ -33,8 +34,9 @@ def main() -> None:
     config = Config.fromfile(CONFIG)
     teacher = MODELS.build(config.model.teacher)
     teacher.train(False)
-    teacher.to(memory_format=torch.channels_last)
-    preprocessor = MODELS.build(config.model.data_preprocessor)
+    device = get_device()
+    teacher.to(device, memory_format=torch.channels_last)
+    preprocessor = MODELS.build(config.model.data_preprocessor).to(device)
     rng = np.random.default_rng(0)
     dataset = ArrayImages(
         rng.integers(0, 256, (args.images, 32, 32, 3), dtype=np.uint8)
@@ -49,7 +51,8 @@ def main() -> None:
     def floor() -> None:
         with torch.no_grad():
             for images in ready:
-                teacher(images)
+                # Read, as a score must be: else the device may lag behind.
+                teacher(images).cpu()
 
     def ours() -> None:
         with contextlib.redirect_stdout(io.StringIO()):

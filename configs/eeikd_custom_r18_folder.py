@@ -1,5 +1,6 @@
 # A start for your own: a teacher of torchvision, timm or mmpretrain, and a
-# folder of unlabeled images. Copy it, or set what differs on the command line:
+# folder of unlabeled images. Copy it and edit the variables; on the command
+# line, set the keys of the model and the data:
 #
 #   python tools/train.py configs/eeikd_custom_r18_folder.py --cfg-options \
 #       model.teacher_ckpt=resnet50.pth train_dataloader.dataset.data_root=heap
@@ -170,8 +171,8 @@ optim_wrapper = dict(
 param_scheduler = dict(type='CosineAnnealingLR', by_epoch=True, T_max=100)
 auto_scale_lr = dict(base_batch_size=64, enable=False)
 required_inputs = [
-    dict(key='model.teacher_ckpt', make='your own training, or a download'),
-    dict(key='train_dataloader.dataset.data_root', make='your own images'),
+    dict(key='model.teacher_ckpt'),
+    dict(key='train_dataloader.dataset.data_root'),
     dict(key='val_dataloader.dataset.data_root'),
 ]
 trained_on = 'selected images of a folder'

@@ -10,6 +10,7 @@ train_dataloader = dict(
     sampler=dict(
         type='AdaptiveThresholdSampler',
         num_samples=_base_.num_samples,
+        # Our choice: the paper's value is unknown.
         gamma=0.5,
         # Scores of the teacher, for later and resumed runs.
         cache_file='work_dirs/eeikd_r34_r18_cifar10/scores.npz',

@@ -13,8 +13,18 @@ from mmkd_plugin.engine.cpu_distributed import (
     prepare_distributed,
 )
 from mmkd_plugin.engine.export import student_config, take_student
-from mmkd_plugin.engine.preflight import fail
+from mmkd_plugin.engine.preflight import (
+    fail,
+    missing_inputs,
+    missing_inputs_message,
+)
 from mmkd_plugin.utils.checkpoint import load_strict, load_weights
+
+TEST_INPUTS = [
+    dict(key='test_dataloader.dataset.data_file'),
+    dict(key='test_dataloader.dataset.data_root'),
+    dict(key='test_dataloader.dataset.dataset.data_root'),
+]
 
 
 def parse_args() -> argparse.Namespace:
@@ -57,6 +67,14 @@ def main() -> None:
         elif config.get('work_dir') is None:
             name = os.path.splitext(os.path.basename(args.config))[0]
             config.work_dir = os.path.join('work_dirs', name)
+        missing = missing_inputs(config, TEST_INPUTS)
+        if missing:
+            raise FileNotFoundError(
+                missing_inputs_message(
+                    missing,
+                    f'python tools/test.py {args.config} {args.checkpoint}',
+                )
+            )
         weights = load_weights(args.checkpoint)
         if 'student' in config.model:
             # The teacher is not needed, so neither is its checkpoint.

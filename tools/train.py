@@ -4,6 +4,7 @@ import argparse
 import os
 
 from mmengine.config import Config, DictAction
+from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -11,7 +12,7 @@ from mmkd_plugin.engine.cpu_distributed import (
     end_distributed,
     prepare_distributed,
 )
-from mmkd_plugin.engine.preflight import fail, preflight
+from mmkd_plugin.engine.preflight import check_overrides, fail, preflight
 from mmkd_plugin.engine.resume import find_resume_checkpoint
 
 
@@ -61,6 +62,7 @@ def parse_args() -> argparse.Namespace:
 def merge_args(config: Config, args: argparse.Namespace) -> None:
     """Put the command line into the config."""
     if args.cfg_options is not None:
+        check_overrides(config, args.cfg_options)
         config.merge_from_dict(args.cfg_options)
     config.launcher = args.launcher
     if args.work_dir is not None:
@@ -69,6 +71,8 @@ def merge_args(config: Config, args: argparse.Namespace) -> None:
         name = os.path.splitext(os.path.basename(args.config))[0]
         config.work_dir = os.path.join('work_dirs', name)
     if args.amp:
+        if get_device() == 'cpu':
+            raise ValueError('--amp needs an accelerator, there is none')
         config.optim_wrapper.type = 'AmpOptimWrapper'
         config.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
@@ -101,7 +105,10 @@ def main() -> None:
         runner = RUNNERS.build(config)
     else:
         runner = Runner.from_cfg(config)
-    runner.train()
+    try:
+        runner.train()
+    except FloatingPointError as error:
+        fail(error)
     end_distributed()
 
 

@@ -97,6 +97,7 @@ need_teacher = dict(
 )
 need_unlabeled = dict(
     key='train_dataloader.dataset.data_file',
-    make='python tools/pack_dataset.py IMAGENET_TRAIN_FOLDER --size 32 '
+    make='mkdir -p data && '
+    'python tools/pack_dataset.py IMAGENET_TRAIN_FOLDER --size 32 '
     '--out data/imagenet32.npz',
 )

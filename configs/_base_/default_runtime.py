@@ -17,6 +17,8 @@ default_hooks = dict(
 )
 custom_hooks = [
     dict(type='ReseedHook'),
+    # What is validated on several GPUs is what is saved.
+    dict(type='SyncBuffersHook'),
     dict(type='NonFiniteLossHook'),
     dict(type='EvaluateTeacherHook'),
     dict(type='SelectionReportHook'),

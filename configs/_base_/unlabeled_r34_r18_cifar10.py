@@ -1,6 +1,7 @@
 # ResNet-34 teaches ResNet-18 with unlabeled images at 32x32 pixels. Schedule
-# of DFND's code: SGD at 0.1, batches of 256, tenths at 40 % and 80 %, as many
-# epochs as 150,000 images need for 20 million samples.
+# and augmentation of DFND's code: SGD at 0.1, batches of 256, tenths at 40 %
+# and 80 %, as many epochs as 20 million samples take; crop with padding, flip.
+# The number of images is our choice.
 _base_ = ['default_runtime.py', 'cifar10.py']
 
 num_samples = 150_000

@@ -42,8 +42,15 @@ optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=5e-4)
 )
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=31),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=31, end=465),
+    dict(
+        type='LinearLR',
+        start_factor=0.1,
+        end=1,
+        convert_to_iter_based=True,
+    ),
+    dict(
+        type='CosineAnnealingLR', begin=1, end=15, convert_to_iter_based=True
+    ),
 ]
 required_inputs = [
     dict(

@@ -15,7 +15,14 @@ optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=5e-4)
 )
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=28),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=28, end=280),
+    dict(
+        type='LinearLR',
+        start_factor=0.1,
+        end=2,
+        convert_to_iter_based=True,
+    ),
+    dict(
+        type='CosineAnnealingLR', begin=2, end=20, convert_to_iter_based=True
+    ),
 ]
 trained_on = 'handwritten digits'

@@ -325,8 +325,8 @@ def load_scores(path: str, key: dict[str, str]) -> Scores:
     # A damaged file, or another one, can raise anything.
     except Exception as error:
         raise ValueError(
-            f'the score cache {path} cannot be read '
-            f'({type(error).__name__}: {error}). {remedy}'
+            f'the score cache {path} cannot be read: it is damaged, or no '
+            f'score cache ({type(error).__name__}). {remedy}'
         ) from error
     if changed:
         raise ValueError(

@@ -4,6 +4,7 @@ import copy
 import inspect
 import os
 import sys
+import time
 from typing import Any, NoReturn, Optional, Union
 
 from mmengine.config import Config
@@ -13,6 +14,7 @@ from mmengine.registry import (
     MODELS,
     init_default_scope,
 )
+from mmengine.runner import Runner
 
 from mmkd_plugin.utils.checkpoint import read_checkpoint
 from mmkd_plugin.utils.checks import nearest
@@ -41,7 +43,9 @@ def _lookup(config: Config, key: str) -> Any:
     return value
 
 
-def missing_inputs(config: Config) -> list[str]:
+def missing_inputs(
+    config: Config, inputs: Optional[list[dict]] = None
+) -> list[str]:
     """Find files and folders that a config names and that do not exist.
 
     A config lists what it needs in ``required_inputs``, a list of
@@ -52,12 +56,15 @@ def missing_inputs(config: Config) -> list[str]:
 
     Args:
         config (Config): The config of a run.
+        inputs (list[dict], optional): What to look for instead of
+            ``required_inputs``. Defaults to None.
 
     Returns:
         list[str]: For each missing input its key, its path and the command
         that makes it.
     """
-    inputs = config.get('required_inputs')
+    if inputs is None:
+        inputs = config.get('required_inputs')
     if inputs is None:
         inputs = [dict(key=key) for key in _USUAL_INPUTS]
     problems = []
@@ -100,10 +107,52 @@ def missing_inputs_message(problems: list[str], script: str) -> str:
     )
 
 
+# Top-level names that are read, beside the arguments of the runner.
+_READ = {
+    'activation_checkpointing',
+    'auto_scale_lr',
+    'compile',
+    'custom_imports',
+    'default_scope',
+    'efficient_conv_bn_eval',
+    'find_unused_parameters',
+    'input_size',
+    'model_wrapper_cfg',
+    'required_inputs',
+    'runner_type',
+    'sync_bn',
+    'trained_on',
+}
+
+
+def check_overrides(config: Config, overrides: dict) -> None:
+    """Check that settings on the command line have an effect.
+
+    A variable of a config file, say ``num_samples``, has been put to use when
+    the file was read: setting it afterwards would change nothing.
+
+    Args:
+        config (Config): The config before the settings.
+        overrides (dict): The settings, keys with dots.
+
+    Raises:
+        ValueError: If one is a variable of the config file.
+    """
+    runner = set(inspect.signature(Runner.__init__).parameters)
+    for key in overrides:
+        name = key.split('.')[0]
+        if name in config and name not in runner | _READ:
+            raise ValueError(
+                f'{name!r} is a variable of the config file: to set it here '
+                f'changes nothing. Set the keys where it is used, which '
+                f'tools/print_config.py shows'
+            )
+
+
 def _check_sampler(
     type: Union[str, type], _scope_: Optional[str] = None, **options
-) -> None:
-    """Check name and options of a sampler, without data."""
+) -> type:
+    """Check name and options of a sampler, without data; get its class."""
     if isinstance(type, str):
         with DATA_SAMPLERS.switch_scope_and_registry(_scope_) as registry:
             sampler = registry.get(type)
@@ -123,6 +172,7 @@ def _check_sampler(
     check = getattr(sampler, 'check_options', None)
     if check is not None:
         check(**options)
+    return sampler
 
 
 def preflight(config: Config, script: Optional[str] = None) -> None:
@@ -130,8 +180,9 @@ def preflight(config: Config, script: Optional[str] = None) -> None:
 
     Looks for missing files, checks the options of the sampler, builds the
     model, which checks checkpoints, architectures and the mapping of the
-    losses, reads the checkpoint that the run goes on from, and builds the
-    training set.
+    losses, reads the checkpoint that the run goes on from, builds the
+    training set, and lets the sampler check its score cache and the teacher's
+    answers to the first images.
 
     Args:
         config (Config): The config of a run.
@@ -151,10 +202,11 @@ def preflight(config: Config, script: Optional[str] = None) -> None:
         )
     init_default_scope(config.get('default_scope', 'mmengine'))
     loader = config.get('train_dataloader') or {}
+    sampler = None
     if isinstance(loader.get('sampler'), dict):
-        _check_sampler(**loader['sampler'])
+        sampler = _check_sampler(**loader['sampler'])
     # Some constructors of mmpretrain write into their config.
-    MODELS.build(copy.deepcopy(config.model))
+    model = MODELS.build(copy.deepcopy(config.model))
     resumed = config.get('load_from')
     if resumed and '://' not in resumed:
         read_checkpoint(resumed)
@@ -168,15 +220,26 @@ def preflight(config: Config, script: Optional[str] = None) -> None:
             raise ValueError(f'the training set: {error}') from error
         if len(dataset) == 0:
             raise ValueError('the training set is empty')
+        if hasattr(sampler, 'check_inputs'):
+            options = dict(loader['sampler'])
+            options.pop('type')
+            options.pop('_scope_', None)
+            sampler.check_inputs(dataset, model, **options)
 
 
 def fail(error: Exception) -> NoReturn:
-    """End the program with one message, on rank 0 alone.
+    """End the program with one message from each machine.
 
     Args:
         error (Exception): What went wrong.
     """
-    if os.environ.get('RANK', '0') != '0':
+    local_rank = os.environ.get(
+        'SLURM_LOCALID', os.environ.get('LOCAL_RANK', '0')
+    )
+    if local_rank != '0':
+        # The launcher stops all processes when one ends: let the one with
+        # the message be the first.
+        time.sleep(10)
         sys.exit(1)
     # str() of a KeyError is the repr of its message.
     text = error.args[0] if isinstance(error, KeyError) else error

@@ -17,8 +17,8 @@ def read_architecture(config: dict) -> dict:
             (``'mmpretrain::resnet/...'``), whose ``model`` is taken.
 
     Returns:
-        dict: The config of the model; one from a file has the scope of that
-        file.
+        dict: The config of the model; one from a file has the scope and the
+        preprocessor of that file.
 
     Raises:
         ValueError: If ``cfg_path`` comes with ``pretrained=True`` or with
@@ -45,6 +45,9 @@ def read_architecture(config: dict) -> dict:
     if 'model' not in content:
         raise ValueError(f'{path} has no model; its keys are {list(content)}')
     model = content.model
+    if 'data_preprocessor' in content:
+        # With it, the statistics that the model was trained with.
+        model.setdefault('data_preprocessor', content.data_preprocessor)
     if scope is not None:
         model.setdefault('_scope_', scope)
     return model

@@ -190,6 +190,7 @@ def test_models_that_write_into_their_config(config):
             options.pop('once')
 
     config.model = dict(type='Writer', options=dict(once=1))
+    config.train_dataloader.sampler = dict(type='DefaultSampler')
     preflight(config)
     preflight(config)
     assert config.model.options.once == 1
@@ -241,15 +242,20 @@ def test_a_teacher_alone(config):
     ],
 )
 def test_fail(error, text, monkeypatch):
-    monkeypatch.delenv('RANK', raising=False)
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
+    monkeypatch.delenv('SLURM_LOCALID', raising=False)
+    slept = []
+    monkeypatch.setattr('time.sleep', slept.append)
     with pytest.raises(SystemExit) as exit_:
         fail(error)
     assert exit_.value.code == text
-    monkeypatch.setenv('RANK', '1')
+    assert not slept
+    monkeypatch.setenv('LOCAL_RANK', '1')
     with pytest.raises(SystemExit) as exit_:
         fail(error)
-    # One rank says it for all.
+    # One rank says it for all, and ends first.
     assert exit_.value.code == 1
+    assert slept
 
 
 def test_nothing_is_written(config, tmp_path, monkeypatch):

@@ -190,7 +190,9 @@ def test_a_good_config_starts(call, teacher):
     assert config.optim_wrapper.get('type', 'OptimWrapper') == 'OptimWrapper'
 
 
-def test_options_enter_the_config(call, teacher, tmp_path):
+def test_options_enter_the_config(train, call, teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, 'get_device', lambda: 'cuda')
+    monkeypatch.setattr(train, 'prepare_distributed', lambda config: None)
     config = call(
         *small(teacher, 'auto_scale_lr.base_batch_size=64'),
         '--work-dir',
@@ -267,3 +269,34 @@ def test_resume_where_all_checkpoints_are_damaged(call, teacher, tmp_path):
     )
     assert 'none of the checkpoints' in message
     assert str(path) in message
+
+
+def test_mixed_precision_needs_an_accelerator(
+    train, call, teacher, monkeypatch
+):
+    monkeypatch.setattr(train, 'get_device', lambda: 'cpu')
+    message = error_of(call, *small(teacher), '--amp')
+    assert message == 'error: --amp needs an accelerator, there is none'
+
+
+def test_a_variable_of_the_config_file_is_refused(call, teacher):
+    message = error_of(call, *small(teacher, 'lambda2=3.0'))
+    assert "'lambda2' is a variable of the config file" in message
+
+
+def test_a_bad_score_cache_is_found_before_the_run(call, teacher, tmp_path):
+    cache = tmp_path / 'scores.npz'
+    cache.write_text('no scores')
+    message = error_of(
+        call, *small(teacher, f'train_dataloader.sampler.cache_file={cache}')
+    )
+    assert f'the score cache {cache} cannot be read' in message
+    assert 'allow_pickle' not in message
+
+
+def test_a_teacher_of_nan_is_found_before_the_run(call, teacher, tmp_path):
+    weights = torch.load(teacher)
+    weights['head.fc.bias'][3] = torch.nan
+    torch.save(weights, tmp_path / 'broken.pth')
+    message = error_of(call, *small(tmp_path / 'broken.pth'))
+    assert 'the teacher gives NaN or infinite logits' in message

@@ -1,7 +1,8 @@
 # EEIKD for a pair of equal widths: masked targets, features after the first
 # batch norm and before the last linear layer, relations of the samples.
-# Temperature, share of dropped classes and the weights lambda1 (features) and
-# lambda2 (relations) are our choice: the paper's values are unknown.
+# The temperature is that of DFND's code, whose setting the paper follows; the
+# share of dropped classes and the weights of features (lambda1) and relations
+# (lambda2) are our choice: the paper's values are unknown.
 _recorders = dict(
     logits=dict(type='ModuleOutputs', source='head.fc'),
     front=dict(type='ModuleOutputs', source='backbone.bn1'),

@@ -6,17 +6,20 @@ import math
 import os
 from typing import Optional, Union
 
+import torch
 from mmengine.device import get_device
 from mmengine.dist import broadcast_object_list
 from mmengine.logging import print_log
 from mmengine.registry import DATA_SAMPLERS, MODELS
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
+from mmkd_plugin.datasets.array_images import array_collate
 from mmkd_plugin.datasets.scoring import (
     Scores,
     cached_scores,
     dataset_fingerprint,
+    load_scores,
     score_dataset,
     weights_fingerprint,
 )
@@ -27,6 +30,24 @@ from mmkd_plugin.utils.checks import check_choice, check_number
 from mmkd_plugin.utils.running_algorithm import running_algorithm
 
 from .subset_sampler import SubsetSampler, check_count
+
+
+def _score_key(
+    model: nn.Module, preprocessor: nn.Module, dataset: Dataset
+) -> dict[str, str]:
+    """Name what the scores depend on."""
+    options = [type(preprocessor).__name__]
+    for name in ('mean', 'std', 'to_rgb', 'pad_size_divisor', 'pad_value'):
+        value = getattr(preprocessor, name, None)
+        # Not repr(): it rounds, and it names the device.
+        if isinstance(value, Tensor):
+            value = value.flatten().tolist()
+        options.append(f'{name}={value}')
+    return dict(
+        teacher=weights_fingerprint(model),
+        dataset=dataset_fingerprint(dataset),
+        transform=hashlib.sha256(str(options).encode()).hexdigest(),
+    )
 
 
 @DATA_SAMPLERS.register_module()
@@ -131,30 +152,10 @@ class AdaptiveThresholdSampler(SubsetSampler):
             inputs = preprocessor(batch, False)['inputs']
             return model(inputs, mode='tensor')
 
-        def key() -> dict[str, str]:
-            options = [type(preprocessor).__name__]
-            for name in (
-                'mean',
-                'std',
-                'to_rgb',
-                'pad_size_divisor',
-                'pad_value',
-            ):
-                value = getattr(preprocessor, name, None)
-                # Not repr(): it rounds, and it names the device.
-                if isinstance(value, Tensor):
-                    value = value.flatten().tolist()
-                options.append(f'{name}={value}')
-            return dict(
-                teacher=weights_fingerprint(model),
-                dataset=dataset_fingerprint(dataset),
-                transform=hashlib.sha256(str(options).encode()).hexdigest(),
-            )
-
         self.scores: Scores = cached_scores(
             lambda: score_dataset(logits, dataset, batch_size, num_workers),
             cache_file,
-            key,
+            lambda: _score_key(model, preprocessor, dataset),
         )
         choice = [
             select(
@@ -194,6 +195,52 @@ class AdaptiveThresholdSampler(SubsetSampler):
         check_number('gamma', gamma, above=0, below=1)
         check_choice('threshold', threshold, THRESHOLDS)
         check_choice('order', order, ORDERS)
+
+    @classmethod
+    def check_inputs(
+        cls,
+        dataset: Dataset,
+        algorithm: nn.Module,
+        *,
+        teacher: Optional[Union[dict, nn.Module]] = None,
+        teacher_ckpt: Optional[str] = None,
+        data_preprocessor: Optional[dict] = None,
+        cache_file: Optional[str] = None,
+        **_,
+    ) -> None:
+        """Check teacher and cache without scoring the whole data set.
+
+        Args:
+            dataset (Dataset): The images.
+            algorithm (nn.Module): The model that is to be trained.
+            teacher (dict or nn.Module, optional): See the class.
+            teacher_ckpt (str, optional): See the class.
+            data_preprocessor (dict, optional): See the class.
+            cache_file (str, optional): See the class.
+
+        Raises:
+            ValueError: If the cache is corrupt or stale, or the teacher's
+                logits of the first images are not finite.
+        """
+        if teacher is None and hasattr(algorithm, 'teacher'):
+            model = algorithm.teacher
+            preprocessor = algorithm.data_preprocessor
+        else:
+            model, preprocessor = cls._teacher(
+                teacher, teacher_ckpt, data_preprocessor
+            )
+        if cache_file is not None and os.path.exists(cache_file):
+            load_scores(cache_file, _score_key(model, preprocessor, dataset))
+            return
+        first = Subset(dataset, range(min(len(dataset), 8)))
+        batch = next(iter(DataLoader(first, 8, collate_fn=array_collate)))
+        with torch.no_grad():
+            logits = model(preprocessor(batch, False)['inputs'], mode='tensor')
+        if not torch.isfinite(logits).all():
+            raise ValueError(
+                'the teacher gives NaN or infinite logits for the first '
+                'images: check its checkpoint and the normalisation'
+            )
 
     @staticmethod
     def _teacher(

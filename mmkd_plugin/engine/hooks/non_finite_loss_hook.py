@@ -74,7 +74,7 @@ class NonFiniteLossHook(Hook):
         model = runner.model
         if is_model_wrapper(model):
             model = model.module
-        for name, value in model.named_parameters():
+        for name, value in model.state_dict().items():
             if not torch.isfinite(value).all():
                 self._stop(runner, f'the weights {name}')
 

@@ -55,14 +55,13 @@ class CallableRecorder(BaseRecorder):
 
     def __init__(self, source: str) -> None:
         super().__init__(source)
-        owner, name = _import_owner(source)
+        owner, _ = _import_owner(source)
         if isinstance(owner, type) is not self.owner_is_class:
             kind = 'a class' if self.owner_is_class else 'a module'
             raise ValueError(
                 f'{type(self).__name__} needs a function of {kind}, but '
                 f'{source!r} belongs to {owner!r}'
             )
-        self._name = name
         self._original = None
 
     def initialize(self, model: nn.Module) -> None:

@@ -25,6 +25,7 @@ from toys import (
 
 from mmkd_plugin.models import KLDivergence, SingleTeacherDistill
 from mmkd_plugin.structures import BatchSamples
+from mmkd_plugin.utils.architecture import build_architecture
 from mmkd_plugin.utils.running_algorithm import running_algorithm
 
 STATISTICS = dict(
@@ -300,6 +301,21 @@ def test_architecture_of_a_package():
     )
     assert model.student.backbone.conv1.out_channels == 64
     assert model.student.head.num_classes == 10
+
+
+def test_statistics_of_a_config_file_are_checked(tmp_path):
+    path = tmp_path / 'teacher.py'
+    given = dict(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0])
+    # Where mmpretrain's configs have them: beside the model.
+    Config(dict(model=architecture(), data_preprocessor=given)).dump(path)
+    built = build_architecture(dict(cfg_path=str(path)))
+    ours = dict(type='BatchAugDataPreprocessor', **given)
+    algorithm(teacher=built, data_preprocessor=ours)
+    with pytest.raises(ValueError, match=r'trained with the mean \[1.0, 2'):
+        algorithm(
+            teacher=built,
+            data_preprocessor=dict(ours, mean=[0.0, 0.0, 0.0]),
+        )
 
 
 def test_architecture_that_is_wrong(tmp_path):
