@@ -8,33 +8,22 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from mmkd_plugin.utils.checks import check_number
-
 
 @HOOKS.register_module()
 class NonFiniteLossHook(Hook):
     """Stop the run when a loss becomes NaN or infinite, and name the term.
 
-    The check is added up on the device and read every ``interval``
-    iterations and before every checkpoint, so it does not make the host wait
-    in every step, and no checkpoint with broken weights is ever written: the
-    last one on disk is good.
-
-    Args:
-        interval (int): Iterations between two looks. Defaults to 50.
+    Every iteration is looked at, which costs nothing: the engine reads all
+    loss terms for its log anyway. Weights and buffers are looked at before a
+    checkpoint is written, so the last one on disk is always good.
 
     Raises:
         FloatingPointError: From within the run, naming the terms, the
-            iteration by which it happened and the last checkpoint.
+            iteration and the last checkpoint.
     """
 
     # Before CheckpointHook, which has VERY_LOW.
     priority = 'NORMAL'
-
-    def __init__(self, interval: int = 50) -> None:
-        self.interval = check_number('interval', interval, least=1)
-        self._broken = {}
-        self._seen = False
 
     def after_train_iter(
         self,
@@ -43,7 +32,7 @@ class NonFiniteLossHook(Hook):
         data_batch: Optional[dict] = None,
         outputs: Optional[dict] = None,
     ) -> None:
-        """Note which terms were the first that are not finite.
+        """Look at the loss terms.
 
         Args:
             runner (Runner): The runner.
@@ -51,17 +40,15 @@ class NonFiniteLossHook(Hook):
             data_batch (dict, optional): The batch. Defaults to None.
             outputs (dict, optional): The loss terms. Defaults to None.
         """
-        # The step after it breaks the weights, and these all other terms.
-        before = torch.as_tensor(self._seen)
-        for name, value in (outputs or {}).items():
-            if 'loss' not in name:
-                continue
-            bad = ~torch.isfinite(torch.as_tensor(value)).all()
-            first = bad & ~before.to(bad.device)
-            self._broken[name] = self._broken.get(name, False) | first
-            self._seen = self._seen | bad
-        if self.every_n_train_iters(runner, self.interval):
-            self._look(runner)
+        names = [
+            name
+            for name, value in (outputs or {}).items()
+            if 'loss' in name and not torch.isfinite(torch.as_tensor(value))
+        ]
+        # The sum is broken whenever a term is: name it only if no term is.
+        terms = [name for name in names if name != 'loss'] or names
+        if terms:
+            self._stop(runner, f'the loss {", ".join(terms)}')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Refuse to save broken weights.
@@ -70,7 +57,6 @@ class NonFiniteLossHook(Hook):
             runner (Runner): The runner.
             checkpoint (dict): What is to be saved.
         """
-        self._look(runner)
         model = runner.model
         if is_model_wrapper(model):
             model = model.module
@@ -78,28 +64,11 @@ class NonFiniteLossHook(Hook):
             if not torch.isfinite(value).all():
                 self._stop(runner, f'the weights {name}')
 
-    def after_train_epoch(self, runner: Runner) -> None:
-        """Look at the end of an epoch.
-
-        Args:
-            runner (Runner): The runner.
-        """
-        self._look(runner)
-
-    def _look(self, runner: Runner) -> None:
-        names = [k for k, bad in self._broken.items() if bool(bad)]
-        # The sum is broken whenever a term is: name it only if no term is.
-        terms = [name for name in names if name != 'loss'] or names
-        self._broken = {}
-        self._seen = False
-        if terms:
-            self._stop(runner, f'the loss {", ".join(terms)}')
-
     @staticmethod
     def _stop(runner: Runner, what: str) -> None:
         last = find_latest_checkpoint(runner.work_dir)
         raise FloatingPointError(
-            f'{what} became NaN or infinite by iteration {runner.iter + 1}. '
+            f'{what} became NaN or infinite in iteration {runner.iter + 1}. '
             f'The last good checkpoint is {last or "none: none was saved"}. '
             f'Lower the learning rate or the loss weight, or clip gradients '
             f'(optim_wrapper.clip_grad)'
