@@ -20,8 +20,8 @@ setup(
     # The engine is an extra: two families of distributions provide it, and
     # installing one over the other destroys both.
     install_requires=[
-        'torch>=2.4',
-        'torchvision>=0.19',
+        'torch>=2.6',
+        'torchvision>=0.21',
         'numpy',
         'pillow>=10',
         'matplotlib>=3.5',
