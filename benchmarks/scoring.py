@@ -4,8 +4,6 @@ python benchmarks/scoring.py --images 2048 --rounds 3
 """
 
 import argparse
-import contextlib
-import io
 import os
 import statistics
 import time
@@ -55,15 +53,14 @@ def main() -> None:
                 teacher(images).cpu()
 
     def ours() -> None:
-        with contextlib.redirect_stdout(io.StringIO()):
-            AdaptiveThresholdSampler(
-                dataset,
-                num_samples=args.images // 4,
-                teacher=teacher,
-                data_preprocessor=preprocessor,
-                batch_size=args.batch,
-                seed=0,
-            )
+        AdaptiveThresholdSampler(
+            dataset,
+            num_samples=args.images // 4,
+            teacher=teacher,
+            data_preprocessor=preprocessor,
+            batch_size=args.batch,
+            seed=0,
+        )
 
     times = {floor: [], ours: []}
     for _ in range(args.rounds):

@@ -174,6 +174,10 @@ def test_a_sampler_without_a_needed_option(config):
 def test_samplers_of_the_engine_and_of_mmpretrain(config, sampler):
     config.train_dataloader.sampler = sampler
     preflight(config)
+    # It was looked at, not passed over.
+    config.train_dataloader.sampler = dict(sampler, typo=1)
+    with pytest.raises(TypeError, match='typo'):
+        preflight(config)
 
 
 def test_the_model_is_built(config):
@@ -232,6 +236,10 @@ def test_a_teacher_alone(config):
     config.model = classifier(data_preprocessor=PREPROCESSOR)
     config.train_dataloader.sampler = dict(type='DefaultSampler')
     preflight(config)
+    # The same one is looked at as closely as a distillation.
+    config.model.head.in_channels = 'many'
+    with pytest.raises(TypeError):
+        preflight(config)
 
 
 @pytest.mark.parametrize(

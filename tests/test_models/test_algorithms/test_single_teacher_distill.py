@@ -384,11 +384,10 @@ def test_statistics_of_the_teacher(ours, message):
 
 def test_statistics_that_agree_or_are_unknown():
     whole = dict(STATISTICS, mean=[1, 2, 3])
-    algorithm(
-        teacher=teacher(data_preprocessor=whole),
-        data_preprocessor=dict(STATISTICS),
-    )
-    algorithm(data_preprocessor=dict(STATISTICS))
+    for options in (dict(teacher=teacher(data_preprocessor=whole)), {}):
+        model = algorithm(data_preprocessor=dict(STATISTICS), **options)
+        mean = model.data_preprocessor.mean.flatten().tolist()
+        assert mean == STATISTICS['mean']
 
 
 def test_unknown_module_is_found_before_training():

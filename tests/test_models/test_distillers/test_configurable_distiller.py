@@ -548,7 +548,10 @@ def test_wrong_config(name):
 
 
 def test_a_loss_that_takes_anything_has_no_unknown_arguments():
-    distiller(mapping=dict(sources('out'), any=dict(from_batch='inputs')))
+    made = distiller(
+        mapping=dict(sources('out'), any=dict(from_batch='inputs'))
+    )
+    assert made.batch_sources() == {'inputs'}
 
 
 @pytest.mark.parametrize('side', ['student', 'teacher'])
