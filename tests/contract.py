@@ -11,7 +11,9 @@ import math
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
+from typing import Optional
 
 import torch
 from mmengine.registry import MODELS
@@ -71,6 +73,9 @@ class LossContract:
     rejected_inputs: list[tuple[dict, dict, str]] = field(default_factory=list)
     student: tuple[str, ...] = ('preds_S',)
     teacher: tuple[str, ...] = ('preds_T',)
+    # Inputs and options to the value of the pure function, where that does
+    # not take the options of the class as they are.
+    function: Optional[Callable] = None
 
 
 @dataclass(frozen=True)
@@ -199,6 +204,218 @@ def relation_reference(preds_S, preds_T, tau=4.0, space='prob', gather=False):
     return total / count**2
 
 
+def _rest(row: list[float], label: int) -> list[float]:
+    return [z for k, z in enumerate(row) if k != label]
+
+
+def _divergence(row_S: list[float], row_T: list[float]) -> float:
+    """Sum p_T (log p_T - log p_S) over the entries that p_T has."""
+    return sum(
+        math.exp(t) * (t - s)
+        for s, t in zip(
+            log_softmax_row(row_S), log_softmax_row(row_T), strict=True
+        )
+        if t != -math.inf
+    )
+
+
+def _target_divergence(row_S, row_T, label: int) -> float:
+    """Do the same for two classes, the target and all others together."""
+    rows = []
+    for row in (row_S, row_T):
+        rest = _rest(row, label)
+        top = max(rest)
+        total = top + math.log(sum(math.exp(z - top) for z in rest))
+        rows.append([row[label], total])
+    return _divergence(*rows)
+
+
+def _reduced(terms: list, reduction: str):
+    if reduction == 'none':
+        return torch.tensor(terms, dtype=torch.float64)
+    divisor = max(len(terms), 1) if reduction == 'batchmean' else 1
+    return sum(terms) / divisor
+
+
+def _rows(preds_S, preds_T, gt_labels):
+    return zip(
+        preds_S.tolist(), preds_T.tolist(), gt_labels.tolist(), strict=True
+    )
+
+
+def dkd_reference(
+    preds_S,
+    preds_T,
+    gt_labels,
+    alpha=1.0,
+    beta=8.0,
+    tau=4.0,
+    reduction='batchmean',
+):
+    """Add the divergences of the target and of the other classes."""
+    terms = []
+    for row_S, row_T, label in _rows(preds_S, preds_T, gt_labels):
+        row_S, row_T = ([z / tau for z in row] for row in (row_S, row_T))
+        target = _target_divergence(row_S, row_T, label)
+        others = _divergence(_rest(row_S, label), _rest(row_T, label))
+        terms.append(tau**2 * (alpha * target + beta * others))
+    return _reduced(terms, reduction)
+
+
+def nkd_reference(
+    preds_S,
+    preds_T,
+    gt_labels,
+    gamma=1.5,
+    tau=1.0,
+    mask_target=True,
+    reduction='batchmean',
+):
+    """Add the cross entropies of the target and of the other classes."""
+    terms = []
+    for row_S, row_T, label in _rows(preds_S, preds_T, gt_labels):
+        log_S, log_T = log_softmax_row(row_S), log_softmax_row(row_T)
+        target = -math.exp(log_T[label]) * log_S[label]
+        soft = [[z / tau for z in row] for row in (row_S, row_T)]
+        if mask_target:
+            soft = [_rest(row, label) for row in soft]
+        others = sum(
+            math.exp(t) * s
+            for s, t in zip(*map(log_softmax_row, soft), strict=True)
+        )
+        terms.append(target - gamma * tau**2 * others)
+    return _reduced(terms, reduction)
+
+
+def _pooled(grid: list[list[float]], cells: int) -> list[list[float]]:
+    """Average a grid of numbers over cells that may overlap."""
+
+    def parts(size):
+        return [
+            range(i * size // cells, -(-(i + 1) * size // cells))
+            for i in range(cells)
+        ]
+
+    return [
+        [
+            sum(grid[y][x] for y in rows for x in columns)
+            / (len(rows) * len(columns))
+            for columns in parts(len(grid[0]))
+        ]
+        for rows in parts(len(grid))
+    ]
+
+
+def _region_rows(image, scales, nested_pool) -> list[list[float]]:
+    """Get the logits of all regions of one image, ``(K, H, W)``."""
+    regions = []
+    for scale in scales:
+        planes = image.tolist()
+        if nested_pool:
+            planes = [_pooled(p, max(4, *scales)) for p in planes]
+        planes = [_pooled(p, scale) for p in planes]
+        regions += [
+            [plane[y][x] for plane in planes]
+            for y, x in product(range(scale), range(scale))
+        ]
+    return regions
+
+
+BASE_REFERENCES = dict(
+    KLDivergence=lambda *args, gt_labels, **k: kl_reference(*args, **k),
+    DKDLoss=dkd_reference,
+    NKDLoss=nkd_reference,
+)
+
+
+def sdd_reference(
+    preds_S,
+    preds_T,
+    gt_labels=None,
+    base_loss=None,
+    scales=(1, 2, 4),
+    weight_rule='label',
+    consistent_weight=1.0,
+    complementary_weight=2.0,
+    reduction='mean',
+    nested_pool=True,
+    teacher_connector=None,
+    student_connector=None,
+):
+    """Add up the regions of all images, one by one."""
+    base = dict(base_loss or dict(type='KLDivergence', tau=4.0))
+    loss = BASE_REFERENCES[base.pop('type')]
+    total, count = 0.0, 0
+    for i in range(len(preds_S)):
+        label = None if gt_labels is None else gt_labels[i].item()
+        with_whole = (1, *scales) if scales[0] != 1 else scales
+        rows_T = _region_rows(preds_T[i], with_whole, nested_pool)
+        answers = [row.index(max(row)) for row in rows_T]
+        rows_T = rows_T[len(with_whole) - len(scales) :]
+        local = answers[len(with_whole) - len(scales) :]
+        rows_S = _region_rows(preds_S[i], scales, nested_pool)
+        count = len(rows_S)
+        for row_S, row_T, answer in zip(rows_S, rows_T, local, strict=True):
+            if weight_rule == 'label':
+                differs = (answer == label) != (answers[0] == label)
+            else:
+                differs = answer != answers[0]
+            if teacher_connector:
+                for c in lowest(row_T, teacher_connector['num_dropped']):
+                    row_T[c] = -math.inf
+            if student_connector:
+                row_S = standardised_row(row_S)
+            term = loss(
+                torch.tensor([row_S], dtype=torch.float64),
+                torch.tensor([row_T], dtype=torch.float64),
+                gt_labels=torch.tensor([label or 0]),
+                **base,
+            )
+            weight = complementary_weight if differs else consistent_weight
+            total += weight * float(term)
+    divisor = max(len(preds_S), 1)
+    if reduction == 'mean':
+        divisor *= max(count, 1)
+    return total / divisor
+
+
+def sdd_function(base_loss=None, **arguments):
+    """Call ``sdd_loss`` with what the class makes of its options."""
+    base = dict(base_loss or dict(type='KLDivergence', tau=4.0))
+    functions = dict(
+        KLDivergence=mmkd_plugin.models.kl_divergence,
+        DKDLoss=mmkd_plugin.models.dkd_loss,
+        NKDLoss=mmkd_plugin.models.nkd_loss,
+    )
+    function = functions[base.pop('type')]
+    for side in ('teacher_connector', 'student_connector'):
+        if arguments.get(side):
+            arguments[side] = MODELS.build(arguments[side])
+    return mmkd_plugin.models.sdd_loss(
+        base_loss=partial(function, **base, reduction='none'), **arguments
+    ).sum()
+
+
+def standardised_row(row: list[float], eps: float = 1e-7) -> list[float]:
+    """Subtract the mean and divide by the unbiased deviation."""
+    mean = sum(row) / len(row)
+    square = sum((z - mean) ** 2 for z in row)
+    return [
+        (z - mean) / (math.sqrt(square / (len(row) - 1)) + eps) for z in row
+    ]
+
+
+def standardization_reference(connector, logits, eps=1e-7):
+    """Standardise the logits of every sample and place."""
+    columns = logits.movedim(1, -1)
+    rows = [
+        standardised_row(row, eps)
+        for row in columns.reshape(-1, columns.shape[-1]).tolist()
+    ]
+    made = torch.tensor(rows, dtype=torch.float64).view(columns.shape)
+    return made.movedim(-1, 1)
+
+
 def drop_reference(
     connector,
     logits,
@@ -304,7 +521,257 @@ _BAD_TAU = [
     (dict(tau=math.nan), r'tau must be a finite number.* got nan'),
 ]
 
+_LABELED = {
+    key: dict(made, gt_labels=torch.arange(len(made['preds_S'])) % 3)
+    for key, made in EXTREMES.items()
+}
+# Maps of one place repeated, and of places that contradict each other.
+_MAPS = {
+    **{
+        key: {
+            name: value[..., None, None].expand(-1, -1, 2, 2).contiguous()
+            if value.is_floating_point()
+            else value
+            for name, value in made.items()
+        }
+        for key, made in _LABELED.items()
+    },
+    'places': dict(
+        preds_S=_BIG.t()[None, :, :, None].repeat(2, 1, 1, 1),
+        preds_T=-_BIG.t()[None, :, None].repeat(2, 1, 1, 1),
+        gt_labels=torch.tensor([0, 2]),
+    ),
+}
+
+
+def labeled(inputs: Callable) -> Callable:
+    """Add labels to inputs of logits or logit maps."""
+
+    def labeled_inputs(batch):
+        made = inputs(batch)
+        classes = made['preds_S'].shape[1]
+        return dict(made, gt_labels=torch.arange(batch) * 2 % classes)
+
+    return labeled_inputs
+
+
+def maps(size_S, size_T, classes: int = 4) -> Callable:
+    """Make logit maps of different sizes."""
+
+    def inputs(batch):
+        return dict(
+            preds_S=noise(batch, classes, *size_S, key=1),
+            preds_T=2 * noise(batch, classes, *size_T, key=2),
+        )
+
+    return inputs
+
+
+def _wrong_labels(preds: dict) -> list[tuple[dict, dict, str]]:
+    """Make what all losses with labels must refuse, for two samples."""
+    return [
+        (
+            {},
+            dict(preds, gt_labels=torch.tensor(given)),
+            rf'must be in \[0, 3\), .* got {bad}',
+        )
+        for given, bad in (([0, 3], 3), ([-1, 0], -1))
+    ] + [
+        (
+            {},
+            dict(preds, gt_labels=torch.tensor(given)),
+            r'integers of shape \(2,\), but got',
+        )
+        for given in ([0, 1, 2], [[0], [1]], [0.0, 1.0])
+    ]
+
+
+_TWO = dict(preds_S=torch.zeros(2, 3), preds_T=torch.zeros(2, 3))
+_TWO_MAPS = dict(
+    preds_S=torch.zeros(2, 3, 2, 2), preds_T=torch.zeros(2, 3, 4, 4)
+)
+_ONE_CLASS = dict(
+    preds_S=torch.zeros(2, 1),
+    preds_T=torch.zeros(2, 1),
+    gt_labels=torch.tensor([0, 0]),
+)
+_BAD_REDUCTION = (
+    dict(reduction='mean'),
+    r"reduction must be one of \('batchmean', 'sum', 'none'\), .* got 'mean'",
+)
+_SDD_DKD = dict(type='DKDLoss', beta=2.0, tau=2.0)
+_BAD_SCALES = r'scales must be increasing positive integers.* got '
+
 LOSSES = dict(
+    DKDLoss=LossContract(
+        cases=dict(
+            default=Case({}, labeled(pair(5))),
+            weights=Case(dict(alpha=0.5, beta=2.0, tau=1.0), labeled(pair(5))),
+            target=Case(dict(beta=0.0, tau=2.0), labeled(pair(5))),
+            others=Case(dict(alpha=0.0, tau=2.0), labeled(pair(5))),
+            sum=Case(dict(reduction='sum'), labeled(pair(5))),
+            none=Case(dict(reduction='none'), labeled(pair(5))),
+            masked=Case({}, labeled(masked(pair(5), 'preds_T'))),
+            two_classes=Case({}, labeled(pair(2))),
+        ),
+        reference=dkd_reference,
+        extremes=_LABELED,
+        rejected=[
+            *_BAD_TAU,
+            _BAD_REDUCTION,
+            (dict(alpha=-1.0), r'alpha must be .*>= 0, but got -1\.0'),
+            (dict(beta=math.inf), r'beta must be .* got inf'),
+        ],
+        rejected_inputs=[
+            ({}, dict(_WIDTHS, gt_labels=torch.tensor([0, 1])), _SHAPES),
+            ({}, dict(_TUPLE, gt_labels=torch.tensor([0, 1])), _NO_TENSOR),
+            ({}, dict(_TWO, gt_labels=None), 'are needed, but got None'),
+            ({}, _ONE_CLASS, 'at least 2 classes are needed, but got 1'),
+            *_wrong_labels(_TWO),
+        ],
+    ),
+    NKDLoss=LossContract(
+        cases=dict(
+            default=Case({}, labeled(pair(5))),
+            cifar=Case(dict(gamma=3.5, tau=3.0), labeled(pair(5))),
+            unmasked=Case(dict(tau=4.0, mask_target=False), labeled(pair(5))),
+            sum=Case(dict(reduction='sum'), labeled(pair(5))),
+            none=Case(dict(reduction='none', tau=2.0), labeled(pair(5))),
+            masked=Case({}, labeled(masked(pair(5), 'preds_T'))),
+            two_classes=Case({}, labeled(pair(2))),
+        ),
+        reference=nkd_reference,
+        extremes=_LABELED,
+        rejected=[
+            *_BAD_TAU,
+            _BAD_REDUCTION,
+            (dict(gamma=-1), r'gamma must be .*>= 0, but got -1'),
+            (dict(mask_target=1), 'mask_target must be True or .* got 1'),
+        ],
+        rejected_inputs=[
+            ({}, dict(_WIDTHS, gt_labels=torch.tensor([0, 1])), _SHAPES),
+            ({}, dict(_TUPLE, gt_labels=torch.tensor([0, 1])), _NO_TENSOR),
+            ({}, dict(_TWO, gt_labels=None), 'are needed, but got None'),
+            ({}, _ONE_CLASS, 'at least 2 classes are needed, but got 1'),
+            *_wrong_labels(_TWO),
+        ],
+    ),
+    SDDLoss=LossContract(
+        cases=dict(
+            default=Case({}, labeled(maps((4, 4), (8, 8)))),
+            odd=Case({}, labeled(maps((7, 7), (5, 9)))),
+            plain=Case(dict(nested_pool=False), labeled(maps((7, 7), (5, 9)))),
+            small=Case(dict(scales=(1, 2)), labeled(maps((2, 2), (1, 3)))),
+            without_whole=Case(
+                dict(scales=(2, 3)), labeled(maps((6, 6), (6, 6)))
+            ),
+            fine=Case(dict(scales=[5]), labeled(maps((5, 5), (6, 6)))),
+            paper=Case(
+                dict(
+                    weight_rule='teacher_global',
+                    reduction='sum',
+                    nested_pool=False,
+                ),
+                maps((7, 7), (4, 4)),
+            ),
+            weights=Case(
+                dict(consistent_weight=0.5, complementary_weight=3.0),
+                labeled(maps((4, 4), (4, 4))),
+            ),
+            complementary=Case(
+                dict(consistent_weight=0, scales=(1, 2)),
+                labeled(maps((4, 4), (4, 4))),
+            ),
+            dkd=Case(
+                dict(base_loss=_SDD_DKD, scales=(1, 2)),
+                labeled(maps((4, 4), (4, 4))),
+            ),
+            dkd_teacher=Case(
+                dict(base_loss=_SDD_DKD, weight_rule='teacher_global'),
+                labeled(maps((4, 4), (4, 4))),
+            ),
+            nkd=Case(
+                dict(
+                    base_loss=dict(
+                        type='NKDLoss', gamma=8.0, tau=4.0, mask_target=False
+                    ),
+                    scales=(1, 2),
+                ),
+                labeled(maps((4, 4), (4, 4))),
+            ),
+            connectors=Case(
+                dict(
+                    weight_rule='teacher_global',
+                    teacher_connector=dict(
+                        type='ClassDropMask', num_dropped=2
+                    ),
+                    student_connector=dict(type='LogitStandardization'),
+                ),
+                maps((4, 4), (4, 4)),
+            ),
+        ),
+        reference=sdd_reference,
+        function=sdd_function,
+        extremes=_MAPS,
+        rejected=[
+            *(
+                (dict(scales=bad), _BAD_SCALES + shown)
+                for bad, shown in (
+                    ((), r'\(\)'),
+                    ((1, 2.5), r'\(1, 2\.5\)'),
+                    ((True, 2), r'\(True, 2\)'),
+                    ((0, 1), r'\(0, 1\)'),
+                    ((4, 2, 1), r'\(4, 2, 1\)'),
+                    ((1, 2, 2), r'\(1, 2, 2\)'),
+                    ('[1,2,4]', r"'\[1,2,4\]'"),
+                    (4, '4'),
+                )
+            ),
+            (dict(weight_rule='paper'), r"weight_rule must .* got 'paper'"),
+            (dict(reduction='none'), r"reduction must be .* got 'none'"),
+            (dict(nested_pool=None), 'nested_pool must .* got None'),
+            (dict(consistent_weight=-1), 'consistent_weight .* got -1'),
+            (dict(complementary_weight=-1), 'complementary_w.* got -1'),
+            (dict(base_loss='DKDLoss'), "base_loss must be .* got 'DKDLoss'"),
+            (
+                dict(base_loss=dict(type='DKDLoss', reduction='sum')),
+                'leave its reduction to SDDLoss, but got .*sum',
+            ),
+            (
+                dict(base_loss=dict(type='StructuredRelationLoss')),
+                "loss of logits with the option reduction='none', but got "
+                '.*StructuredRelationLoss',
+            ),
+        ],
+        rejected_inputs=[
+            (
+                {},
+                dict(_TWO, gt_labels=torch.tensor([0, 1])),
+                r'of shape \(B, K, H, W\), .* but got \(2, 3\)',
+            ),
+            (
+                {},
+                dict(
+                    preds_S=torch.zeros(2, 3, 2, 2),
+                    preds_T=torch.zeros(2, 4, 2, 2),
+                    gt_labels=torch.tensor([0, 1]),
+                ),
+                r'of classes, but got \(2, 3\) and \(2, 4\)',
+            ),
+            ({}, _TWO_MAPS, 'are needed, but got None'),
+            (
+                dict(base_loss=_SDD_DKD, weight_rule='teacher_global'),
+                _TWO_MAPS,
+                'are needed, but got None',
+            ),
+            (
+                dict(base_loss=dict(type='L1Loss')),
+                dict(_TWO_MAPS, gt_labels=torch.tensor([0, 1])),
+                r'one value a region and image, .* but got \(42, 3\)',
+            ),
+            *_wrong_labels(_TWO_MAPS),
+        ],
+    ),
     KLDivergence=LossContract(
         cases=dict(
             default=Case({}, pair(5)),
@@ -465,6 +932,23 @@ CONNECTORS = dict(
             (dict(_WIDTH, stride=0), 'stride must be .* got 0'),
         ],
         learnable=True,
+    ),
+    LogitStandardization=ConnectorContract(
+        cases=dict(
+            default=Case({}, _logits('logits')),
+            large_eps=Case(dict(eps=0.5), _logits('logits')),
+            maps=Case({}, lambda batch: dict(logits=noise(batch, 5, 2, 3))),
+        ),
+        reference=standardization_reference,
+        rejected=[
+            (dict(eps=0), r'eps must be .*> 0, but got 0'),
+            (dict(eps='small'), r"eps must be .* got 'small'"),
+        ],
+        rejected_inputs=[
+            ({}, dict(logits=torch.zeros(2, 1)), r'C >= 2, but got \(2, 1\)'),
+            ({}, dict(logits=torch.zeros(3)), r'C >= 2, but got \(3,\)'),
+            ({}, dict(logits=[1.0]), 'must be a tensor, but got a list'),
+        ],
     ),
     LinearConnector=ConnectorContract(
         cases=dict(

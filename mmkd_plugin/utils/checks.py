@@ -44,6 +44,17 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> str:
     return value
 
 
+def check_flag(name: str, value: bool) -> bool:
+    """Return ``value`` if it is True or False.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f'{name} must be True or False, but got {value!r}')
+    return value
+
+
 def check_number(
     name: str,
     value: float,
@@ -120,3 +131,45 @@ def check_same_shape(preds_S: Tensor, preds_T: Tensor, hint: str = '') -> None:
             f'student and teacher must have the same shape, but got '
             f'{tuple(preds_S.shape)} and {tuple(preds_T.shape)}{hint}'
         )
+
+
+def check_labels(gt_labels: Tensor, preds: Tensor) -> Tensor:
+    """Return labels as int64 if there is one class index a sample.
+
+    The range is looked at on the CPU alone: elsewhere this would wait for
+    the device, and the kernel that uses the labels complains itself.
+
+    Args:
+        gt_labels (Tensor): The labels.
+        preds (Tensor): Logits, shape ``(N, C, *)``.
+
+    Returns:
+        Tensor: int64, shape ``(N,)``.
+
+    Raises:
+        ValueError: If there are none, or if shape, dtype or values are not
+            those of class indices, or if there is only one class.
+    """
+    if gt_labels is None:
+        raise ValueError(
+            'gt_labels are needed, but got None: map them with '
+            "gt_labels=dict(from_batch='gt_label')"
+        )
+    check_tensors(gt_labels=gt_labels)
+    count, classes = preds.shape[:2]
+    if classes < 2:
+        raise ValueError(f'at least 2 classes are needed, but got {classes}')
+    if gt_labels.is_floating_point() or gt_labels.shape != (count,):
+        raise ValueError(
+            f'gt_labels must be class indices, integers of shape ({count},),'
+            f' but got {gt_labels.dtype} of shape {tuple(gt_labels.shape)}'
+        )
+    if count and gt_labels.device.type == 'cpu':
+        lowest, highest = gt_labels.aminmax()
+        if lowest < 0 or highest >= classes:
+            bad = lowest if lowest < 0 else highest
+            raise ValueError(
+                f'gt_labels must be in [0, {classes}), as there are {classes}'
+                f' classes, but got {bad.item()}'
+            )
+    return gt_labels.long()

@@ -31,10 +31,11 @@ _STATE_KEY = 'distill_report'
 class DistillReportHook(Hook):
     """Write ``<work_dir>/report/report.json`` and ``index.html``.
 
-    The page shows teacher and student in figures, the curves of every loss,
-    of the learning rate and of the validation metrics, the confusion matrix
-    of the student's last validation, the selection of its images, and the
-    config. It also works for a run without a teacher or without validation.
+    The page shows teacher and student in figures, the curves of every loss
+    and its terms, of the learning rate and of the validation metrics, the
+    confusion matrix of the student's last validation, the selection of its
+    images, and the config. It also works for a run without a teacher or
+    without validation.
 
     **Curves after a resume.** Losses and learning rates are taken from the
     message hub: it has one value per iteration, and it is in the checkpoint,
@@ -320,7 +321,8 @@ def _training_curves(runner) -> dict:
         values = buffer.data[0]
         if not name.startswith('train/'):
             continue
-        if 'loss' in name:
+        # The terms of a loss, such as distill.sdd_consistent, too.
+        if 'loss' in name or name.startswith('train/distill.'):
             losses[name] = thin_curve(values, runner.iter, interval)
         # With several optimizers, theirs are called 'train/<name>.lr'.
         elif name.endswith('lr'):

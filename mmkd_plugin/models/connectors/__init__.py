@@ -3,10 +3,16 @@
 from .class_drop_mask import ClassDropMask, class_drop_mask
 from .conv_connector import ConvConnector
 from .linear_connector import LinearConnector
+from .logit_standardization import (
+    LogitStandardization,
+    logit_standardization,
+)
 
 __all__ = [
     'ClassDropMask',
     'ConvConnector',
     'LinearConnector',
+    'LogitStandardization',
     'class_drop_mask',
+    'logit_standardization',
 ]

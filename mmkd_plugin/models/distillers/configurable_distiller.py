@@ -1,17 +1,20 @@
 """What passes between teacher and student, put together by a config."""
 
+import copy
 import inspect
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import NoneType
 from typing import Any, Optional, Union
 
+import torch
 from mmengine.model import BaseModule, ModuleDict, Sequential
 from mmengine.registry import MODELS, TASK_UTILS
 from torch import Tensor, nn
 
 from mmkd_plugin.models.recorders import BaseRecorder
+from mmkd_plugin.models.schedules.progress import Progress, running_progress
 from mmkd_plugin.utils.checks import nearest
 
 _RECORD_KEYS = {
@@ -36,6 +39,20 @@ def _forward_parameters(module: nn.Module) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(module.forward).parameters)
 
 
+def _scale(value: Any, weight: float) -> Any:
+    if isinstance(value, dict):
+        return {k: _scale(v, weight) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_scale(v, weight) for v in value)
+    return weight * value
+
+
+def _entry_name(loss: str, key: str) -> str:
+    """Name the log entry of a term: ``loss_sdd`` is ``sdd_<key>``."""
+    parts = loss.replace('loss', '').split('_')
+    return '_'.join([*filter(None, parts), key])
+
+
 def _remove_all(recorders: list[BaseRecorder]) -> None:
     for recorder in recorders:
         recorder.remove()
@@ -53,6 +70,22 @@ class ConfigurableDistiller(BaseModule):
     ``connector_inputs``, which hands further records to a connector that
     takes more than one tensor.
 
+    **Schedules.** The ``loss_weight`` of a loss may be the config of a
+    schedule, such as :class:`LinearWarmup`. The loss is then built with the
+    weight 1, and what it returns is multiplied, in every step, by
+    ``schedule(epoch, iteration)``. Epoch and iteration are the running
+    runner's, also after a resume; a training loop without a runner calls
+    :meth:`set_progress`.
+
+    **Log terms.** A loss may keep ``log_terms``, a dict of detached scalars
+    of its last forward pass. They go into the log beside the loss, with its
+    schedule, and are not added up: ``consistent`` of the loss ``loss_sdd``
+    is ``sdd_consistent``.
+
+    **Required arguments.** A loss may have ``required_arguments``, a tuple
+    of names. The mapping must give them although ``forward`` has a default
+    for them, as they are needed with some of its options only.
+
     Args:
         student_recorders (dict[str, dict], optional): Configs of recorders
             on the student. Defaults to None.
@@ -61,7 +94,8 @@ class ConfigurableDistiller(BaseModule):
         connectors (dict[str, dict | list[dict]], optional): Configs of
             connectors; a list is a sequence. Defaults to None.
         distill_losses (dict[str, dict]): Configs of losses. Every name must
-            contain ``'loss'``, as only such entries are added up.
+            contain ``'loss'``, as only such entries are added up. A
+            ``loss_weight`` may be the config of a schedule.
         loss_forward_mappings (dict[str, dict[str, dict]]): For every loss,
             for every argument of its ``forward``, where it comes from, either
             ``from_batch`` (``'gt_label'``, ``'sample_idx'`` or ``'inputs'``)
@@ -106,8 +140,13 @@ class ConfigurableDistiller(BaseModule):
         self.connectors = ModuleDict(
             {k: self._build(v) for k, v in (connectors or {}).items()}
         )
+        self.loss_schedules = {}
+        self._progress = None
         self.distill_losses = ModuleDict(
-            {k: MODELS.build(v) for k, v in (distill_losses or {}).items()}
+            {
+                k: self._build_loss(k, v)
+                for k, v in (distill_losses or {}).items()
+            }
         )
         self.loss_forward_mappings = loss_forward_mappings or {}
         self._check_mappings()
@@ -134,6 +173,31 @@ class ConfigurableDistiller(BaseModule):
     def _build(config: Union[dict, list, nn.Module]) -> nn.Module:
         if isinstance(config, (list, tuple)):
             return Sequential(*(MODELS.build(c) for c in config))
+        return MODELS.build(config)
+
+    def _build_loss(self, name: str, config: dict) -> nn.Module:
+        """Build a loss, and the schedule of its weight, if it has one."""
+        weight = isinstance(config, dict) and config.get('loss_weight')
+        if not isinstance(weight, dict):
+            return MODELS.build(config)
+        where = f'distill_losses[{name!r}]: loss_weight'
+        if 'type' not in weight:
+            raise ValueError(
+                f'{where} must be a number or the config of a schedule with '
+                f'its type, but got {weight!r}'
+            )
+        try:
+            schedule = TASK_UTILS.build(weight)
+        except ValueError as error:
+            raise ValueError(f'{where}: {error}') from None
+        if not callable(schedule):
+            raise ValueError(
+                f'{where}: a {type(schedule).__name__} is no schedule: it '
+                f'cannot be called with epoch and iteration'
+            )
+        self.loss_schedules[name] = schedule
+        config = copy.copy(config)
+        config['loss_weight'] = 1.0
         return MODELS.build(config)
 
     @staticmethod
@@ -165,7 +229,10 @@ class ConfigurableDistiller(BaseModule):
                 )
             mapping = self.loss_forward_mappings[name]
             self._check_arguments(
-                f'loss_forward_mappings[{name!r}]', loss, mapping
+                f'loss_forward_mappings[{name!r}]',
+                loss,
+                mapping,
+                required=getattr(loss, 'required_arguments', ()),
             )
         everything = [
             *(('student', name) for name in self.student_recorders),
@@ -183,11 +250,17 @@ class ConfigurableDistiller(BaseModule):
         del self._used
 
     def _check_arguments(
-        self, where: str, module: nn.Module, mapping: dict, given: int = 0
+        self,
+        where: str,
+        module: nn.Module,
+        mapping: dict,
+        given: int = 0,
+        required: Iterable[str] = (),
     ) -> None:
         """Check a mapping against the ``forward`` of what it feeds.
 
-        ``given`` counts the leading arguments that come from elsewhere.
+        ``given`` counts the leading arguments that come from elsewhere;
+        ``required`` are needed although they have a default.
         """
         if not isinstance(mapping, dict):
             raise ValueError(f'{where} must be a dict, but got {mapping!r}')
@@ -205,12 +278,16 @@ class ConfigurableDistiller(BaseModule):
                     f'argument {argument!r}; {nearest(argument, parameters)}'
                 )
             self._check_source(f'{where}[{argument!r}]', source)
-        missing = [
+        needed = [
             name
             for name, p in parameters.items()
             if p.default is kinds.empty
             and p.kind not in (kinds.VAR_KEYWORD, kinds.VAR_POSITIONAL)
-            and name not in mapping
+        ]
+        missing = [
+            name
+            for name in dict.fromkeys([*needed, *required])
+            if name not in mapping
         ]
         if missing:
             raise ValueError(
@@ -340,6 +417,68 @@ class ConfigurableDistiller(BaseModule):
         for recorder in self.teacher_recorders.values():
             recorder.clear()
 
+    def set_progress(
+        self, epoch: Optional[int] = None, iteration: Optional[int] = None
+    ) -> None:
+        """Tell schedules how far a training without a runner is.
+
+        What is set holds until it is set again, also within a runner's
+        training. Without arguments, schedules follow the runner again.
+
+        Args:
+            epoch (int, optional): The epoch, counted from 0. Defaults to
+                None; then no schedule may go by it.
+            iteration (int, optional): The iteration since the start of
+                training, counted from 0. Defaults to None, likewise.
+
+        Raises:
+            ValueError: If one is a negative number or no integer.
+        """
+        progress = Progress(epoch, iteration)
+        for name, value in progress._asdict().items():
+            if value is not None and (
+                not isinstance(value, int)
+                or isinstance(value, bool)
+                or value < 0
+            ):
+                raise ValueError(
+                    f'{name} must be an integer >= 0, but got {value!r}'
+                )
+        self._progress = None if progress == Progress() else progress
+
+    # A compiled step would take the weights for constants, and be compiled
+    # anew for each of them.
+    @torch.compiler.disable
+    def _scheduled_weights(self) -> dict[str, float]:
+        if not self.loss_schedules:
+            return {}
+        progress = self._progress
+        if progress is None:
+            progress = running_progress()
+        return {
+            name: schedule(*progress)
+            for name, schedule in self.loss_schedules.items()
+        }
+
+    @staticmethod
+    def _log_terms(name: str, loss: nn.Module) -> dict[str, Tensor]:
+        """Get the log entries of a loss."""
+        entries = {}
+        for key, value in getattr(loss, 'log_terms', {}).items():
+            entry = _entry_name(name, key)
+            if 'loss' in entry:
+                raise ValueError(
+                    f'{name}: the log term {key!r} must not have "loss" in '
+                    f'its name, or mmengine adds it up'
+                )
+            if not isinstance(value, Tensor) or value.ndim:
+                raise ValueError(
+                    f'{name}: the log term {key!r} must be a tensor without '
+                    f'dimensions, but got {value!r}'
+                )
+            entries[entry] = value.detach()
+        return entries
+
     def _read(self, source: dict, batch: dict[str, Any]) -> Any:
         if 'from_batch' in source:
             return batch[source['from_batch']]
@@ -374,15 +513,18 @@ class ConfigurableDistiller(BaseModule):
                 what the mapping reads is needed. Defaults to None.
 
         Returns:
-            dict[str, Tensor]: The losses by name.
+            dict[str, Tensor]: The losses by name, as the losses return them,
+            and their log terms, whose names do not contain ``'loss'``.
 
         Raises:
-            RuntimeError: If a recorder recorded nothing.
-            ValueError: If a loss does not take what it was given; the
-                message names the loss.
+            RuntimeError: If a recorder recorded nothing, or if a weight has
+                a schedule and nothing tells how far the training is.
+            ValueError: If a loss does not take what it was given, or if a
+                log term is none; the message names the loss.
         """
         batch = batch or {}
-        losses = {}
+        weights = self._scheduled_weights()
+        losses, terms = {}, {}
         for name, loss in self.distill_losses.items():
             arguments = {
                 argument: self._read(source, batch)
@@ -394,7 +536,18 @@ class ConfigurableDistiller(BaseModule):
                 losses[name] = loss(**arguments)
             except ValueError as error:
                 raise ValueError(f'{name}: {error}') from error
-        return losses
+            entries = self._log_terms(name, loss)
+            if name in weights:
+                losses[name] = _scale(losses[name], weights[name])
+                entries = _scale(entries, weights[name])
+            for entry in entries:
+                if entry in terms:
+                    raise ValueError(
+                        f'{name}: another loss has a log term {entry!r} '
+                        f'already: rename one of the losses'
+                    )
+            terms.update(entries)
+        return {**losses, **terms}
 
     def batch_sources(self) -> set[str]:
         """Get what the mappings read from the batch.

@@ -3,6 +3,7 @@
 from .base_recorder import BaseRecorder
 from .function_inputs import FunctionInputs
 from .function_outputs import FunctionOutputs
+from .logit_map_outputs import LogitMapOutputs
 from .method_inputs import MethodInputs
 from .method_outputs import MethodOutputs
 from .module_inputs import ModuleInputs
@@ -13,6 +14,7 @@ __all__ = [
     'BaseRecorder',
     'FunctionInputs',
     'FunctionOutputs',
+    'LogitMapOutputs',
     'MethodInputs',
     'MethodOutputs',
     'ModuleInputs',

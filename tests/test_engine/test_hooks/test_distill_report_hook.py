@@ -195,6 +195,7 @@ class TestWholeRun:
             'train/loss',
             'train/distill.loss_kl',
             'train/distill.loss_feat',
+            'train/distill.accuracy',
             'train/lr',
             'val/accuracy/top1',
             'val/broken',
@@ -205,6 +206,7 @@ class TestWholeRun:
         assert curves['train/distill.loss_kl'] == dict(
             iteration=steps, value=pytest.approx(pairs.tolist())
         )
+        assert curves['train/distill.accuracy']['value'] == [0.5] * 6
         assert curves['train/lr'] == dict(
             iteration=steps,
             value=pytest.approx([0.1, 0.1, 0.1, 0.01, 0.01, 0.01]),

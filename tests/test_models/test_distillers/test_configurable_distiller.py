@@ -6,11 +6,17 @@ import pickle
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.hooks import CheckpointHook
+from mmengine.logging import MessageHub
+from mmengine.model import BaseModel, ExponentialMovingAverage
+from mmengine.registry import MODELS, TASK_UTILS, DefaultScope
+from mmengine.runner import Runner
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torch.nn.functional import l1_loss
 from torch.testing import assert_close
-from toys import eeikd_distiller, kd_distiller, sources
+from toy_runs import Watcher, build_runner, loader, make_dataset
+from toys import algorithm, eeikd_distiller, kd_distiller, sources
 
 from mmkd_plugin.models import (
     ClassDropMask,
@@ -29,6 +35,55 @@ class EchoLoss(nn.Module):
             preds_S=preds_S, preds_T=preds_T, gt_label=gt_label, **others
         )
         return preds_S.sum()
+
+
+@MODELS.register_module()
+class ShapedLoss(nn.Module):
+    """Returns what it is told to, of the sum of what it was given.
+
+    Args:
+        shape (str): What it returns.
+        terms (dict): Its log terms, as multiples of the loss.
+        loss_weight (float): Weight, whose default is not the usual one.
+    """
+
+    def __init__(self, shape='tensor', terms=None, *, loss_weight=5.0):
+        super().__init__()
+        self.shape = shape
+        self.terms = terms
+        self.loss_weight = loss_weight
+
+    def forward(self, preds_S):
+        loss = self.loss_weight * preds_S.sum()
+        if self.terms is not None:
+            self.log_terms = {k: v * loss for k, v in self.terms.items()}
+        return dict(
+            tensor=loss,
+            list=[loss, 2 * loss],
+            tuple=(loss, 2 * loss),
+            dict=dict(a=loss, b=[loss]),
+        )[self.shape]
+
+
+@MODELS.register_module()
+class NeedyLoss(EchoLoss):
+    """Needs labels, if told so."""
+
+    def __init__(self, needed=('gt_label',)):
+        super().__init__()
+        self.required_arguments = needed
+
+
+@TASK_UTILS.register_module()
+class Steps:
+    """A schedule that notes what it is asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, epoch, iteration):
+        self.asked.append((epoch, iteration))
+        return 3.0
 
 
 @MODELS.register_module()
@@ -90,6 +145,11 @@ def with_inputs(connector, **inputs):
 @pytest.fixture
 def nets(seed):
     return Net(), Net()
+
+
+@pytest.fixture
+def images(seed):
+    return torch.randn(4, 3, 8, 8)
 
 
 def record(made, nets, x=None):
@@ -720,3 +780,500 @@ def test_configs_of_the_methods(config, scope):
             assert type(made) is ConfigurableDistiller
     # The config is used as it is, and is still the same after it.
     assert plain == config()
+
+
+# ----------------------------------------------------------- schedules
+
+WARMUP = dict(type='LinearWarmup', value=2.0, end=4)
+
+
+def scheduled(loss_weight=WARMUP, name='loss_echo', **options):
+    """Build a distiller whose only loss takes the student's output."""
+    options = dict(dict(type='ShapedLoss'), **options)
+    return distiller(
+        student_recorders=dict(out=OUT),
+        teacher_recorders=None,
+        distill_losses={name: dict(options, loss_weight=loss_weight)},
+        loss_forward_mappings={
+            name: dict(preds_S=dict(from_student=True, recorder='out'))
+        },
+    )
+
+
+def sum_of(made, net):
+    """Run the student and get the sum of its output."""
+    made.prepare_from_student(net)
+    with made.record_student():
+        return net(torch.ones(2, 4)).sum()
+
+
+def test_scheduled_weight_in_a_loop_of_ones_own(nets):
+    made = scheduled()
+    # Not the loss's own default.
+    assert made.distill_losses['loss_echo'].loss_weight == 1.0
+    total = sum_of(made, nets[0])
+    for epoch, weight in ((0, 0.5), (1, 1.0), (3, 2.0), (50, 2.0)):
+        made.set_progress(epoch=epoch)
+        loss = made.compute_distill_losses()['loss_echo']
+        assert_close(loss, weight * total)
+        grad = torch.autograd.grad(loss, nets[0].head.bias, retain_graph=True)[
+            0
+        ]
+        assert_close(grad, torch.full((4,), 2 * weight))
+
+
+def test_schedule_is_asked_with_epoch_and_iteration(nets):
+    made = scheduled(dict(type='Steps'))
+    total = sum_of(made, nets[0])
+    made.set_progress(2, 17)
+    assert_close(made.compute_distill_losses()['loss_echo'], 3 * total)
+    made.set_progress(iteration=18)
+    made.compute_distill_losses()
+    assert made.loss_schedules['loss_echo'].asked == [(2, 17), (None, 18)]
+
+
+def test_what_a_scheduled_loss_may_return(nets):
+    results = {}
+    for shape in ('list', 'tuple', 'dict'):
+        made = scheduled(shape=shape)
+        total = sum_of(made, nets[0])
+        made.set_progress(0)
+        results[shape] = made.compute_distill_losses()['loss_echo']
+    half = 0.5 * total
+    assert_close(results['list'], [half, 2 * half])
+    assert_close(results['tuple'], (half, 2 * half))
+    assert_close(results['dict'], dict(a=half, b=[half]))
+
+
+def test_without_a_schedule_losses_are_as_they_return(nets):
+    for shape in ('list', 'tuple', 'dict'):
+        made = scheduled(1.0, shape=shape)
+        assert made.loss_schedules == {}
+        total = sum_of(made, nets[0])
+        # No progress is asked for.
+        found = made.compute_distill_losses()['loss_echo']
+        loss = made.distill_losses['loss_echo']
+        assert_close(found, loss(sum_of(made, nets[0])))
+        assert type(found).__name__ == shape
+        assert total != 0
+
+
+def test_schedule_of_a_config_object(nets):
+    config = dict(
+        type='ConfigurableDistiller',
+        student_recorders=dict(out=OUT),
+        distill_losses=dict(
+            loss_echo=dict(type='ShapedLoss', loss_weight=WARMUP)
+        ),
+        loss_forward_mappings=dict(
+            loss_echo=dict(preds_S=dict(from_student=True, recorder='out'))
+        ),
+    )
+    before = copy.deepcopy(config)
+    for given in (config, Config(dict(d=config)).d):
+        made = MODELS.build(given)
+        assert made.loss_schedules['loss_echo'](3, 0) == 2.0
+        # A config is built more than once.
+        assert given == before
+
+
+def test_schedules_are_copied_and_hold_no_state(nets):
+    made = scheduled()
+    made.set_progress(1)
+    assert made.state_dict() == {}
+    total = sum_of(made, nets[0])
+    made.clear()
+    copies = [
+        copy.deepcopy((made, nets[0])),
+        pickle.loads(pickle.dumps((made, nets[0]))),
+    ]
+    for other, net in copies:
+        other.set_progress(3)
+        sum_of(other, net)
+        loss = other.compute_distill_losses()['loss_echo']
+        assert_close(loss, 2 * total)
+    sum_of(made, nets[0])
+    assert_close(made.compute_distill_losses()['loss_echo'], total)
+
+
+@pytest.mark.parametrize(
+    'weight, message',
+    [
+        (dict(value=1.0), r'must be a number or the config of a schedule'),
+        (
+            dict(type='LinearWarmup', end=0),
+            r'loss_weight: end must be greater than begin=0, but got 0',
+        ),
+        (
+            dict(type='ModuleOutputs', source='head'),
+            r'loss_weight: a ModuleOutputs is no schedule',
+        ),
+    ],
+)
+def test_wrong_schedule(weight, message):
+    with pytest.raises(
+        ValueError, match=r"distill_losses\['loss_echo'\]: .*" + message
+    ):
+        scheduled(weight)
+
+
+def test_wrong_schedule_of_a_loss_that_checks_numbers():
+    """Where schedules are not known: within the config of a loss."""
+    with pytest.raises(ValueError, match='loss_weight must be a finite num'):
+        KLDivergence(loss_weight=WARMUP)
+
+
+@pytest.fixture
+def hub():
+    """The engine's current message hub, new for this test."""
+    name = 'hub of a test'
+    yield MessageHub.get_instance(name)
+    del MessageHub._instance_dict[name]
+
+
+def test_progress_that_is_set_counts_more_than_that_of_a_runner(nets, hub):
+    """One that was interrupted looks as if it were running."""
+    made = scheduled()
+    total = sum_of(made, nets[0])
+    hub.update_info_dict(dict(loop_stage='train', epoch=3, iter=90))
+    assert_close(made.compute_distill_losses()['loss_echo'], 2 * total)
+    made.set_progress(0)
+    assert_close(made.compute_distill_losses()['loss_echo'], total / 2)
+    made.set_progress()
+    assert_close(made.compute_distill_losses()['loss_echo'], 2 * total)
+
+
+def test_progress_that_nobody_tells(nets, hub):
+    made = scheduled()
+    sum_of(made, nets[0])
+    with pytest.raises(
+        RuntimeError, match=r'no runner .*model\.distiller\.set_progress\(epo'
+    ):
+        made.compute_distill_losses()
+    made.set_progress(iteration=3)
+    with pytest.raises(RuntimeError, match=r'LinearWarmup goes by the epoch'):
+        made.compute_distill_losses()
+    made.set_progress(0)
+    made.compute_distill_losses()
+    made.set_progress()
+    with pytest.raises(RuntimeError, match=r'no runner'):
+        made.compute_distill_losses()
+
+
+@pytest.mark.parametrize('value', [-1, 1.0, True, '1', torch.tensor(1)])
+def test_wrong_progress(value):
+    made = scheduled()
+    for name in ('epoch', 'iteration'):
+        with pytest.raises(ValueError, match=rf'{name} must be an integer >='):
+            made.set_progress(**{name: value})
+
+
+# ------------------------------------------------- schedules in a run
+
+
+@MODELS.register_module()
+class Ones(BaseModel):
+    """The term is the weight of the schedule; nothing is learnt."""
+
+    def __init__(self, loss_weight):
+        super().__init__()
+        self.head = nn.Linear(1, 1, bias=False)
+        nn.init.ones_(self.head.weight)
+        self.distiller = scheduled(loss_weight, terms=dict(part=0.5))
+        self.distiller.prepare_from_student(self)
+
+    def forward(self, inputs, mode='loss', **more):
+        if mode != 'loss':
+            return []
+        with self.distiller.record_student():
+            self.head(inputs.new_ones(1, 1).float())
+        losses = self.distiller.compute_distill_losses()
+        self.distiller.clear()
+        return losses
+
+
+class Log(Watcher):
+    """Notes the loss and its part."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch, outputs):
+        super().after_train_iter(runner, batch_idx, data_batch, outputs)
+        self.parts.append(outputs['echo_part'].item())
+
+
+def run_ones(work_dir, loss_weight, hooks=(), **options):
+    log = Log()
+    options = dict(dict(optim_wrapper=dict(optimizer=FROZEN)), **options)
+    train = loader(make_dataset(12))
+    runner = build_runner(
+        work_dir, Ones(loss_weight), train, [log, *hooks], **options
+    )
+    runner.train()
+    # The term is half of it, and is not added up.
+    assert log.parts == pytest.approx([x / 2 for x in log.losses])
+    return log.losses
+
+
+FROZEN = dict(type='SGD', lr=0.0)
+BY_ITERATION = dict(train_cfg=dict(by_epoch=False, max_iters=5))
+
+
+def test_run_by_epoch(tmp_path):
+    """12 images in batches of 4."""
+    losses = run_ones(tmp_path, WARMUP, epochs=6)
+    expected = [w for w in (0.5, 1, 1.5, 2, 2, 2) for _ in range(3)]
+    assert losses == pytest.approx(expected)
+
+
+def test_run_by_iteration(tmp_path):
+    weight = dict(WARMUP, begin=1, end=5, by_epoch=False)
+    expected = [0, 0.5, 1, 1.5, 2, 2]
+    assert run_ones(tmp_path / 'a', weight) == pytest.approx(expected)
+    found = run_ones(tmp_path / 'b', weight, **BY_ITERATION)
+    assert found == pytest.approx(expected[:5])
+
+
+def test_run_with_accumulated_gradients_counts_steps_of_the_loop(tmp_path):
+    weight = dict(WARMUP, by_epoch=False)
+    wrapper = dict(optimizer=FROZEN, accumulative_counts=3)
+    losses = run_ones(tmp_path, weight, optim_wrapper=wrapper)
+    assert losses == pytest.approx([0.5, 1, 1.5, 2, 2, 2])
+
+
+def test_resumed_run_goes_on_at_its_weight(tmp_path):
+    hooks = [CheckpointHook(interval=1)]
+    by_step = dict(WARMUP, end=10, by_epoch=False)
+    for name, weight in (('epochs', WARMUP), ('steps', by_step)):
+        whole = run_ones(tmp_path / f'{name}_whole', weight, epochs=4)
+        folder = tmp_path / name
+        first = run_ones(folder, weight, hooks, epochs=2)
+        rest = run_ones(folder, weight, hooks, epochs=4, resume=True)
+        assert first == pytest.approx(whole[:6])
+        assert rest == pytest.approx(whole[6:])
+        assert len(set(whole)) > 3
+
+
+def test_resumed_iteration_based_run(tmp_path):
+    hooks = [CheckpointHook(interval=2, by_epoch=False)]
+    weight = dict(WARMUP, by_epoch=False)
+    train_cfg = dict(by_epoch=False, max_iters=2)
+    first = run_ones(tmp_path, weight, hooks, train_cfg=train_cfg)
+    train_cfg = dict(by_epoch=False, max_iters=5)
+    rest = run_ones(tmp_path, weight, hooks, train_cfg=train_cfg, resume=True)
+    assert first + rest == pytest.approx([0.5, 1, 1.5, 2, 2])
+
+
+def test_epochs_in_an_iteration_based_run(tmp_path):
+    with pytest.raises(
+        RuntimeError, match=r'LinearWarmup goes by the epoch, .* by_epoch=F'
+    ):
+        run_ones(tmp_path, WARMUP, **BY_ITERATION)
+
+
+def test_progress_is_over_when_the_run_is(tmp_path, nets):
+    run_ones(tmp_path, WARMUP)
+    made = scheduled()
+    sum_of(made, nets[0])
+    with pytest.raises(RuntimeError, match=r'no runner'):
+        made.compute_distill_losses()
+
+
+def test_runs_of_a_config_file_know_their_loop(tmp_path):
+    """One epoch is as usual, and not taken for an iteration-based loop."""
+    config = dict(
+        default_scope='mmpretrain',
+        model=dict(type='Ones', loss_weight=WARMUP),
+        work_dir=str(tmp_path),
+        experiment_name=f'config_{tmp_path.name}',
+        train_dataloader=dict(
+            dataset=dict(type='DemoDigits', size=8),
+            batch_size=300,
+            num_workers=0,
+            collate_fn=dict(type='array_collate'),
+            sampler=dict(type='DefaultSampler', shuffle=False),
+        ),
+        optim_wrapper=dict(optimizer=FROZEN),
+        default_hooks=dict(checkpoint=None, logger=None),
+        custom_hooks=[dict(type=Log)],
+        log_level='ERROR',
+    )
+    config['train_cfg'] = dict(by_epoch=True, max_epochs=1)
+    runner = Runner.from_cfg(Config(copy.deepcopy(config)))
+    runner.train()
+    (log,) = (hook for hook in runner.hooks if isinstance(hook, Log))
+    assert log.losses == pytest.approx([0.5] * 3)
+    config['train_cfg'] = dict(type='IterBasedTrainLoop', max_iters=5)
+    config['experiment_name'] += '_iterations'
+    runner = Runner.from_cfg(Config(config))
+    with pytest.raises(RuntimeError, match=r'LinearWarmup goes by the epoch'):
+        runner.train()
+
+
+def test_distillation_with_a_schedule(images):
+    config = kd_distiller()
+    config['distill_losses']['loss_kl']['loss_weight'] = WARMUP
+    terms = {}
+    for epoch in (0, 3):
+        model = algorithm(distiller=config)
+        model.distiller.set_progress(epoch)
+        terms[epoch] = model(images, mode='loss')['distill.loss_kl']
+    plain = algorithm(distiller=kd_distiller())(images, mode='loss')
+    assert_close(terms[0], plain['distill.loss_kl'] / 2)
+    assert_close(terms[3], plain['distill.loss_kl'] * 2)
+
+
+def test_moving_average_of_a_model_with_a_schedule(images):
+    config = kd_distiller()
+    config['distill_losses']['loss_kl']['loss_weight'] = WARMUP
+    model = algorithm(distiller=config)
+    model.distiller.set_progress(1)
+    model(images, mode='loss')['distill.loss_kl'].backward()
+    average = ExponentialMovingAverage(model, momentum=0.5)
+    average.update_parameters(model)
+    assert_close(
+        average.module.student.state_dict(), model.student.state_dict()
+    )
+    assert average.module.distiller.loss_schedules['loss_kl'](1, 0) == 1.0
+
+
+def test_compiled_distillation_with_a_schedule(images):
+    config = kd_distiller()
+    config['distill_losses']['loss_kl']['loss_weight'] = dict(
+        WARMUP, by_epoch=False, end=40
+    )
+    model = algorithm(distiller=config).eval()
+    plain = algorithm(distiller=kd_distiller()).eval()
+    expected = plain(images, mode='loss')['distill.loss_kl']
+    torch._dynamo.reset()
+    frames = CompileCounter()
+    run = torch.compile(model, backend=frames)
+    counts = []
+    for step in range(12):
+        model.distiller.set_progress(iteration=step)
+        found = run(images, mode='loss')['distill.loss_kl']
+        assert_close(found, expected * (step + 1) / 20)
+        counts.append(frames.frame_count)
+    # Not compiled anew for each weight.
+    assert counts[-1] == counts[2]
+
+
+# ----------------------------------------------------------- log terms
+
+
+def test_log_terms_are_logged_and_not_added_up(nets):
+    made = scheduled(1.0, 'loss_sdd', terms=dict(near=0.25, far=0.75))
+    total = sum_of(made, nets[0])
+    losses = made.compute_distill_losses()
+    assert list(losses) == ['loss_sdd', 'sdd_near', 'sdd_far']
+    assert_close(losses['sdd_near'], 0.25 * total.detach())
+    assert_close(losses['sdd_far'], 0.75 * total.detach())
+    assert losses['loss_sdd'].requires_grad
+    # Though the loss did not detach them.
+    assert not losses['sdd_far'].requires_grad
+    summed, log = Ones(1.0).parse_losses(losses)
+    assert_close(summed, total)
+    assert list(log) == ['loss', *losses]
+
+
+def test_log_terms_have_the_schedule_of_their_loss(nets):
+    made = scheduled(name='loss_sdd', terms=dict(near=0.25))
+    total = sum_of(made, nets[0]).detach()
+    made.set_progress(2)
+    assert_close(made.compute_distill_losses()['sdd_near'], 0.375 * total)
+
+
+@pytest.mark.parametrize(
+    'name, entry',
+    [
+        ('loss_sdd', 'sdd_near'),
+        ('sdd_loss', 'sdd_near'),
+        ('my_loss_of_sdd', 'my_of_sdd_near'),
+        ('loss', 'near'),
+        ('_loss_', 'near'),
+        ('klloss', 'kl_near'),
+    ],
+)
+def test_names_of_log_terms(nets, name, entry):
+    made = scheduled(1.0, name, terms=dict(near=1.0))
+    sum_of(made, nets[0])
+    assert list(made.compute_distill_losses()) == [name, entry]
+
+
+def test_log_terms_that_are_none(nets):
+    made = scheduled(1.0, terms=dict(near_loss=1.0))
+    sum_of(made, nets[0])
+    with pytest.raises(
+        ValueError, match=r"loss_echo: the log term 'near_loss' must not have"
+    ):
+        made.compute_distill_losses()
+    for factor in (torch.ones(1), torch.ones(2, 2)):
+        made.distill_losses['loss_echo'].terms = dict(near=factor)
+        with pytest.raises(
+            ValueError, match=r"log term 'near' must be a tensor without dim"
+        ):
+            made.compute_distill_losses()
+
+
+def test_log_terms_of_one_name(nets):
+    made = distiller(
+        student_recorders=dict(out=OUT),
+        teacher_recorders=None,
+        distill_losses=dict(
+            loss_a=dict(type='ShapedLoss', terms=dict(b_c=1.0)),
+            a_loss_b=dict(type='ShapedLoss', terms=dict(c=1.0)),
+        ),
+        loss_forward_mappings={
+            name: dict(preds_S=dict(from_student=True, recorder='out'))
+            for name in ('loss_a', 'a_loss_b')
+        },
+    )
+    sum_of(made, nets[0])
+    with pytest.raises(
+        ValueError, match=r"a_loss_b: another loss has a log term 'a_b_c'"
+    ):
+        made.compute_distill_losses()
+
+
+def test_log_terms_of_a_distillation(images):
+    config = kd_distiller()
+    config['distill_losses']['loss_kl'] = dict(
+        type='ShapedLoss', terms=dict(part=0.5)
+    )
+    config['loss_forward_mappings']['loss_kl'].pop('preds_T')
+    config['teacher_recorders'] = None
+    model = algorithm(distiller=config)
+    losses = model(images, mode='loss')
+    assert list(losses) == ['distill.loss_kl', 'distill.kl_part']
+    summed, _ = model.parse_losses(losses)
+    assert_close(summed, losses['distill.loss_kl'])
+
+
+# ---------------------------------------------------- required arguments
+
+
+def test_required_arguments():
+    with pytest.raises(
+        ValueError,
+        match=r"\['loss_echo'\]: NeedyLoss.forward needs gt_label, which the "
+        r'mapping does not give',
+    ):
+        distiller(loss='NeedyLoss')
+    labels = dict(sources('out'), gt_label=dict(from_batch='gt_label'))
+    assert distiller(mapping=labels, loss='NeedyLoss').batch_sources()
+    # Beside those without a default, each once.
+    with pytest.raises(ValueError, match=r'needs preds_S, gt_label, which'):
+        distiller(mapping={}, loss='NeedyLoss')
+    needed = dict(type='NeedyLoss', needed=('preds_S', 'other'))
+    with pytest.raises(ValueError, match=r'needs preds_S, other, which'):
+        distiller(mapping={}, distill_losses=dict(loss_echo=needed))
+
+
+def test_sdd_without_labels():
+    sdd = dict(type='SDDLoss', weight_rule='label')
+    with pytest.raises(ValueError, match=r'SDDLoss.forward needs gt_labels,'):
+        distiller(distill_losses=dict(loss_echo=sdd))
+    sdd['weight_rule'] = 'teacher_global'
+    distiller(distill_losses=dict(loss_echo=sdd))
