@@ -42,7 +42,18 @@ VARIANTS = {
 }
 
 
-def _load(name: str, work_dir: str, seed: int, split: str) -> Config:
+def load_config(name: str, work_dir: str, seed: int, split: str) -> Config:
+    """Load a config of the demo for a run without reports.
+
+    Args:
+        name (str): File name of the config.
+        work_dir (str): Folder of the run.
+        seed (int): Seed of the run.
+        split (str): Digits to evaluate on.
+
+    Returns:
+        Config: The config.
+    """
     config = Config.fromfile(os.path.join(CONFIGS, name))
     config.work_dir = work_dir
     config.randomness = dict(seed=seed)
@@ -73,7 +84,7 @@ def student_config(
     Returns:
         Config: The config.
     """
-    config = _load('eeikd_digits.py', work_dir, seed, split)
+    config = load_config('eeikd_digits.py', work_dir, seed, split)
     config.model.teacher_ckpt = teacher
     distiller = config.model.distiller
     for part, names in LOSSES.items():
@@ -152,7 +163,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for seed in args.seeds:
             work_dir = os.path.join(folder, f'teacher_{seed}')
-            config = _load('teacher_digits.py', work_dir, seed, args.split)
+            config = load_config(
+                'teacher_digits.py', work_dir, seed, args.split
+            )
             results['teacher'].append(train(config))
             epochs = config.train_cfg.max_epochs
             checkpoint = os.path.join(work_dir, f'epoch_{epochs}.pth')

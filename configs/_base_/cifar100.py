@@ -1,103 +1,25 @@
 # CIFAR-100 for evaluation, and what its networks have in common.
+_base_ = ['cifar.py']
+
 preprocessor = dict(
-    type='BatchAugDataPreprocessor',
     # RGB statistics of the training set, as in mmpretrain.
     mean=[129.304, 124.070, 112.434],
     std=[68.170, 65.392, 70.418],
-    augments=[
-        dict(type='BatchRandomCrop', crop_size=32, padding=4),
-        dict(type='BatchRandomFlip', prob=0.5),
-    ],
 )
-resnet34 = dict(
-    type='ImageClassifier',
-    backbone=dict(
-        type='ResNet_CIFAR',
-        depth=34,
-        num_stages=4,
-        out_indices=(3,),
-        style='pytorch',
-    ),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(
-        type='LinearClsHead',
-        num_classes=100,
-        in_channels=512,
-        loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
-    ),
-)
-resnet18 = dict(
-    type='ImageClassifier',
-    backbone=dict(
-        type='ResNet_CIFAR',
-        depth=18,
-        num_stages=4,
-        out_indices=(3,),
-        style='pytorch',
-    ),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(
-        type='LinearClsHead',
-        num_classes=100,
-        in_channels=512,
-        loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
-    ),
-)
-cifar_train = dict(
-    type='InMemoryImages',
-    dataset=dict(
-        type='CIFAR100',
-        data_root='data/cifar100',
-        split='train',
-        download=False,
-        pipeline=[],
-    ),
-)
+resnet34 = dict(head=dict(num_classes=100))
+resnet18 = dict(head=dict(num_classes=100))
+cifar_train = dict(dataset=dict(type='CIFAR100', data_root='data/cifar100'))
 val_dataloader = dict(
-    batch_size=500,
-    num_workers=0,
-    persistent_workers=False,
-    collate_fn=dict(type='array_collate'),
-    dataset=dict(
-        type='InMemoryImages',
-        dataset=dict(
-            type='CIFAR100',
-            data_root='data/cifar100',
-            split='test',
-            download=False,
-            pipeline=[],
-        ),
-    ),
-    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(dataset=dict(type='CIFAR100', data_root='data/cifar100'))
 )
-val_evaluator = dict(type='Accuracy', topk=(1, 5))
 test_dataloader = val_dataloader
-test_evaluator = val_evaluator
-val_cfg = dict()
-test_cfg = dict()
 
-# What tools/train.py looks for before it starts.
 get_cifar = (
     'python -c "from torchvision.datasets import CIFAR100; '
     "CIFAR100('data/cifar100', download=True)\""
 )
-need_test_data = dict(
-    key='val_dataloader.dataset.dataset.data_root',
-    holds='cifar-100-python',
-    make=get_cifar,
-)
-need_train_data = dict(
-    key='train_dataloader.dataset.dataset.data_root',
-    holds='cifar-100-python',
-    make=get_cifar,
-)
+need_test_data = dict(holds='cifar-100-python', make=get_cifar)
+need_train_data = dict(holds='cifar-100-python', make=get_cifar)
 need_teacher = dict(
-    key='model.teacher_ckpt',
-    make='python tools/train.py configs/teachers/resnet34_cifar100.py',
-)
-need_unlabeled = dict(
-    key='train_dataloader.dataset.data_file',
-    make='mkdir -p data && '
-    'python tools/pack_dataset.py IMAGENET_TRAIN_FOLDER --size 32 '
-    '--out data/imagenet32.npz',
+    make='python tools/train.py configs/teachers/resnet34_cifar100.py'
 )

@@ -25,6 +25,11 @@ custom_hooks = [
     dict(type='DistillReportHook'),
 ]
 
+# The terms of a loss are averaged in the log as the loss itself is.
+log_processor = dict(
+    mean_pattern=r'.*(loss|time|data_time|grad_norm|distill).*'
+)
+
 env_cfg = dict(
     cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),

@@ -1,5 +1,5 @@
 # A student that never sees a handwritten digit: it learns from the teacher's
-# answers to printed glyphs. The two configs below differ in the choice of
+# answers to printed glyphs. What builds on this differs in the choice of
 # glyphs and in what is distilled.
 _base_ = ['_base_.py']
 

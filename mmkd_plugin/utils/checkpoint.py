@@ -51,7 +51,11 @@ def _stand_ins(path: str) -> list[type]:
     except ValueError:
         # PyTorch's format of before 1.6 cannot be looked through. These are
         # what RepDistiller's checkpoints hold.
-        names = ['argparse.Namespace', 'numpy.core.multiarray.scalar']
+        names = [
+            'argparse.Namespace',
+            'numpy.core.multiarray.scalar',
+            'numpy.dtype',
+        ]
     stand_ins = []
     for name in names:
         module, _, attribute = name.rpartition('.')

@@ -1,5 +1,6 @@
 """The tools as a user calls them: killed, resumed, on two processes."""
 
+import json
 import os
 import random
 import signal
@@ -14,6 +15,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
+from published_networks import published_state
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / 'configs' / 'demo'
@@ -236,25 +238,25 @@ def test_own_teacher_and_folder(tmp_path, source):
     assert (tmp_path / 'run' / 'report' / 'index.html').exists()
 
 
-@pytest.mark.skipif(
-    not (SHARED / 'data' / 'cifar100_lossless.zip').exists(),
-    reason='needs CIFAR-100 and Tiny-ImageNet in ../shared/data',
-)
-def test_real_iterations_on_cifar100(tmp_path):
+STRIPS = [sys.executable, str(SHARED / 'data' / 'strips.py')]
+
+
+@pytest.fixture(scope='module')
+def cifar100(tmp_path_factory):
+    """Folder of the real CIFAR-100."""
+    archive = SHARED / 'data' / 'cifar100_lossless.zip'
+    if not archive.exists():
+        pytest.skip('needs CIFAR-100 in ../shared/data')
+    folder = tmp_path_factory.mktemp('data') / 'cifar100'
+    run([*STRIPS, 'unpack-cifar100', str(archive), str(folder)])
+    return folder
+
+
+def test_real_iterations_on_cifar100(tmp_path, cifar100):
     """The main config on real images, from packing to the report."""
-    strips = [sys.executable, str(SHARED / 'data' / 'strips.py')]
-    cifar = tmp_path / 'cifar100'
     run(
         [
-            *strips,
-            'unpack-cifar100',
-            str(SHARED / 'data' / 'cifar100_lossless.zip'),
-            str(cifar),
-        ]
-    )
-    run(
-        [
-            *strips,
+            *STRIPS,
             'unpack-npz',
             str(SHARED / 'data' / 'tinyimagenet32_50k_q90.zip'),
             str(tmp_path / 'tiny.npz'),
@@ -282,7 +284,7 @@ def test_real_iterations_on_cifar100(tmp_path):
         'train_dataloader.batch_size=8',
         'train_cfg.max_epochs=1',
     ]
-    root = f'dataset.dataset.data_root={cifar}'
+    root = f'dataset.dataset.data_root={cifar100}'
     run(
         command(
             ROOT / 'configs' / 'teachers' / 'resnet34_cifar100.py',
@@ -312,3 +314,63 @@ def test_real_iterations_on_cifar100(tmp_path):
         assert f'distill.{term}' in out
     assert 'accuracy/top1' in out
     assert (tmp_path / 'scores.npz').exists()
+
+
+def test_sdd_on_cifar100(tmp_path, cifar100):
+    """A published checkpoint, converted, teaches on real images."""
+    published = tmp_path / 'ckpt_epoch_240.pth'
+    torch.save(
+        dict(model=published_state('resnet32x4', classes=100)), published
+    )
+    teacher = tmp_path / 'teacher.pth'
+    out = run(
+        [
+            sys.executable,
+            str(ROOT / 'tools' / 'convert_checkpoint.py'),
+            str(ROOT / 'configs' / 'teachers' / 'resnet32x4_cifar100.py'),
+            str(published),
+            str(teacher),
+        ]
+    )
+    assert '7,433,860' in out
+    root = f'dataset.dataset.data_root={cifar100}'
+    work_dir = tmp_path / 'student'
+    out = run(
+        command(
+            ROOT / 'configs' / 'sdd_kd_r32x4_r8x4_cifar100.py',
+            work_dir,
+            f'model.teacher_ckpt={teacher}',
+            f'train_dataloader.{root}',
+            f'val_dataloader.{root}',
+            'train_dataloader.batch_size=8',
+            'train_dataloader.num_batch_per_epoch=3',
+            'val_dataloader.batch_size=20',
+            'val_dataloader.num_batch_per_epoch=1',
+            'train_cfg.max_epochs=1',
+            'default_hooks.logger.interval=1',
+        )
+    )
+    for term in (
+        'student.loss',
+        'distill.loss_sdd',
+        'distill.sdd_consistent',
+        'distill.sdd_complementary',
+        'accuracy/top1',
+    ):
+        assert f'{term}: ' in out
+    report = json.loads((work_dir / 'report' / 'report.json').read_text())
+    curves = {
+        name: np.array(curve['value'])
+        for name, curve in report['curves'].items()
+    }
+    loss = curves['train/distill.loss_sdd']
+    assert len(loss) == 3
+    np.testing.assert_allclose(
+        curves['train/distill.sdd_consistent']
+        + curves['train/distill.sdd_complementary'],
+        loss,
+        rtol=1e-5,
+    )
+    np.testing.assert_allclose(
+        curves['train/loss'], curves['train/student.loss'] + loss, rtol=1e-5
+    )

@@ -1,0 +1,17 @@
+# SD-DKD: cross entropy + SDD, which grows over the first 20 epochs. Some pairs
+# have another beta.
+_base_ = ['sdd.py']
+
+model = dict(
+    student=dict(
+        head=dict(loss=dict(type='CrossEntropyLoss', loss_weight=1.0))
+    ),
+    distiller=dict(
+        distill_losses=dict(
+            loss_sdd=dict(
+                base_loss=dict(type='DKDLoss', alpha=1.0, beta=8.0, tau=4.0),
+                loss_weight=dict(type='LinearWarmup', value=1.0, end=20),
+            )
+        )
+    ),
+)

@@ -1,0 +1,35 @@
+# The networks of the KD benchmarks, by the short names that file names use.
+# What builds on this adds the number of classes.
+networks = {
+    name: dict(
+        type='ImageClassifier',
+        backbone=backbone,
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', in_channels=channels),
+    )
+    for name, channels, backbone in [
+        ('r32x4', 256, dict(type='CifarResNet', depth=32, width=4)),
+        ('r8x4', 256, dict(type='CifarResNet', depth=8, width=4)),
+        (
+            'wrn40_2',
+            128,
+            dict(type='CifarWideResNet', depth=40, widen_factor=2),
+        ),
+        ('vgg13', 512, dict(type='CifarVGG', depth=13)),
+        ('vgg8', 512, dict(type='CifarVGG', depth=8)),
+        (
+            'r50',
+            2048,
+            dict(
+                type='ResNet_CIFAR',
+                depth=50,
+                num_stages=4,
+                out_indices=(3,),
+                style='pytorch',
+            ),
+        ),
+        ('mv2', 1280, dict(type='CifarMobileNetV2', width_mult=0.5)),
+        ('shuv1', 960, dict(type='CifarShuffleNetV1')),
+        ('shuv2', 1024, dict(type='CifarShuffleNetV2')),
+    ]
+}

@@ -1,0 +1,11 @@
+# DKD: WRN-40-2 to ShuffleNetV1 on CIFAR-100. 76.70 in SDD's table 2.
+_base_ = ['_base_/pairs_cifar100.py', '_base_/methods/dkd.py']
+
+model = dict(
+    data_preprocessor=_base_.preprocessor,
+    teacher=_base_.networks.wrn40_2,
+    teacher_ckpt=_base_.teachers.wrn40_2.ckpt,
+    student=_base_.networks.shuv1,
+)
+optim_wrapper = dict(optimizer=dict(lr=0.01))
+required_inputs = [_base_.teachers.wrn40_2.need, *_base_.required_inputs]

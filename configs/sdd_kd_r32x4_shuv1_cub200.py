@@ -1,0 +1,12 @@
+# SD-KD: ResNet-32x4 to ShuffleNetV1 on CUB-200. 65.46 in SDD's table; the
+# authors' run: 65.65.
+_base_ = ['_base_/pairs_cub200.py', '_base_/methods/sdd_kd.py']
+
+model = dict(
+    data_preprocessor=_base_.preprocessor,
+    teacher=_base_.networks.r32x4,
+    teacher_ckpt=_base_.teachers.r32x4.ckpt,
+    student=_base_.networks.shuv1,
+)
+optim_wrapper = dict(optimizer=dict(lr=0.01))
+required_inputs = [_base_.teachers.r32x4.need, *_base_.required_inputs]

@@ -1,0 +1,10 @@
+# The teacher: ResNet-32x4 on CIFAR-100, 79.42 % in RepDistiller and
+# mdistiller, whose schedule this is. Instead of training it, convert their
+# checkpoint:
+#
+#   python tools/convert_checkpoint.py \
+#       configs/teachers/resnet32x4_cifar100.py ckpt_epoch_240.pth \
+#       work_dirs/resnet32x4_cifar100/epoch_240.pth
+_base_ = ['../_base_/benchmark_cifar100.py']
+
+model = dict(**_base_.networks.r32x4, data_preprocessor=_base_.preprocessor)

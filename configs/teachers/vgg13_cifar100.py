@@ -1,0 +1,9 @@
+# The teacher: VGG-13 on CIFAR-100, 74.64 % in RepDistiller and mdistiller,
+# whose schedule this is. Instead of training it, convert their checkpoint:
+#
+#   python tools/convert_checkpoint.py \
+#       configs/teachers/vgg13_cifar100.py ckpt_epoch_240.pth \
+#       work_dirs/vgg13_cifar100/epoch_240.pth
+_base_ = ['../_base_/benchmark_cifar100.py']
+
+model = dict(**_base_.networks.vgg13, data_preprocessor=_base_.preprocessor)
