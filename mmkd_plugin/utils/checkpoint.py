@@ -54,6 +54,7 @@ def _stand_ins(path: str) -> list[type]:
         names = [
             'argparse.Namespace',
             'numpy.core.multiarray.scalar',
+            'numpy._core.multiarray.scalar',
             'numpy.dtype',
         ]
     stand_ins = []

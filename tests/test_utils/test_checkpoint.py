@@ -129,6 +129,15 @@ class TestLoadWeights:
         path = write(tmp_path / 'x.pth', content)
         assert load_weights(path)['a'].tolist() == [1, 1]
 
+    def test_old_format_with_an_accuracy(self, tmp_path):
+        """As RepDistiller's training leaves it, with an older PyTorch."""
+        path = write(
+            tmp_path / 'x.pth',
+            dict(model=dict(a=torch.ones(2)), best_acc=np.float64(71.5)),
+            _use_new_zipfile_serialization=False,
+        )
+        assert load_weights(path)['a'].tolist() == [1, 1]
+
     def test_keeps_version_metadata(self, tmp_path):
         path = write(tmp_path / 'x.pth', small_net().state_dict())
         assert load_weights(path)._metadata['1']['version'] == 2
