@@ -1,11 +1,17 @@
 # The networks of the KD benchmarks, by the short names that file names use.
-# What builds on this adds the number of classes.
+# What builds on this adds the number of classes. They start as published: the
+# linear layers of VGG and MobileNetV2 as mmpretrain has them, the others as
+# PyTorch has them, and ResNet-50 without zeros.
 networks = {
     name: dict(
         type='ImageClassifier',
         backbone=backbone,
         neck=dict(type='GlobalAveragePooling'),
-        head=dict(type='LinearClsHead', in_channels=channels),
+        head=dict(
+            type='LinearClsHead',
+            in_channels=channels,
+            **({} if name.startswith(('vgg', 'mv2')) else dict(init_cfg=None)),
+        ),
     )
     for name, channels, backbone in [
         ('r32x4', 256, dict(type='CifarResNet', depth=32, width=4)),
@@ -26,6 +32,7 @@ networks = {
                 num_stages=4,
                 out_indices=(3,),
                 style='pytorch',
+                zero_init_residual=False,
             ),
         ),
         ('mv2', 1280, dict(type='CifarMobileNetV2', width_mult=0.5)),
