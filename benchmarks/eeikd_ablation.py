@@ -142,6 +142,32 @@ def train(config: Config) -> float:
     return runner.message_hub.get_scalar('val/accuracy/top1').current()
 
 
+def print_table(
+    results: dict[str, list[float]], split: str, seeds: list[int], epochs: int
+) -> None:
+    """Print mean, spread and single values.
+
+    Args:
+        results (dict[str, list[float]]): Accuracies by name, in percent.
+        split (str): The digits they were measured on.
+        seeds (list[int]): Seeds of the runs.
+        epochs (int): Length of the students' training.
+    """
+    print(
+        f'\nAccuracy on real digits, split {split}, percent, '
+        f'seeds {seeds}, {epochs} epochs, '
+        f'torch {torch.__version__}\n'
+    )
+    print('| trained with | mean | std | each |\n|---|---|---|---|')
+    for name, values in results.items():
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        each = ' '.join(f'{v:.2f}' for v in values)
+        print(
+            f'| {name} | {statistics.mean(values):.2f} | {spread:.2f} | '
+            f'{each} |'
+        )
+
+
 def main() -> None:
     """Run and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
@@ -183,19 +209,7 @@ def main() -> None:
                     f'{time.perf_counter() - start:5.1f} s',
                     flush=True,
                 )
-    print(
-        f'\nAccuracy on real digits, split {args.split}, percent, '
-        f'seeds {args.seeds}, {config.train_cfg.max_epochs} epochs, '
-        f'torch {torch.__version__}\n'
-    )
-    print('| trained with | mean | std | each |\n|---|---|---|---|')
-    for name, values in results.items():
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        each = ' '.join(f'{v:.2f}' for v in values)
-        print(
-            f'| {name} | {statistics.mean(values):.2f} | {spread:.2f} | '
-            f'{each} |'
-        )
+    print_table(results, args.split, args.seeds, config.train_cfg.max_epochs)
 
 
 if __name__ == '__main__':

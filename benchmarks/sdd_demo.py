@@ -11,12 +11,10 @@ so the scales are (1, 2). Nothing was tuned for this comparison.
 
 import argparse
 import os
-import statistics
 import tempfile
 import time
 
-import torch
-from eeikd_ablation import load_config, set_epochs, train
+from eeikd_ablation import load_config, print_table, set_epochs, train
 from mmengine.config import Config
 
 # Options of SDDLoss; None is plain KD.
@@ -107,19 +105,7 @@ def main() -> None:
                         f' {time.perf_counter() - start:5.1f} s',
                         flush=True,
                     )
-    print(
-        f'\nAccuracy on real digits, split {args.split}, percent, '
-        f'seeds {args.seeds}, {config.train_cfg.max_epochs} epochs, '
-        f'torch {torch.__version__}\n'
-    )
-    print('| trained with | mean | std | each |\n|---|---|---|---|')
-    for name, values in results.items():
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        each = ' '.join(f'{v:.2f}' for v in values)
-        print(
-            f'| {name} | {statistics.mean(values):.2f} | {spread:.2f} | '
-            f'{each} |'
-        )
+    print_table(results, args.split, args.seeds, config.train_cfg.max_epochs)
 
 
 if __name__ == '__main__':

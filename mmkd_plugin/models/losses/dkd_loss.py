@@ -16,8 +16,7 @@ from mmkd_plugin.utils.checks import (
 from mmkd_plugin.utils.precision import full_precision
 
 from .kl_divergence import DROPPED, refuse_second_derivative, soften
-
-REDUCTIONS = ('batchmean', 'sum', 'none')
+from .reduction import REDUCTIONS, reduce_samples
 
 
 def _soften_rest(logits: Tensor, labels: Tensor, tau: float) -> tuple:
@@ -120,12 +119,7 @@ def dkd_loss(
     labels = check_labels(gt_labels, preds_S).unsqueeze(1)
     target, others = _DecoupledKL.apply(preds_S, preds_T.detach(), labels, tau)
     per_sample = (tau * tau) * (alpha * target + beta * others)
-    if reduction == 'none':
-        return per_sample
-    total = per_sample.sum()
-    if reduction == 'batchmean':
-        return total / max(preds_S.shape[0], 1)
-    return total
+    return reduce_samples(per_sample, reduction)
 
 
 @MODELS.register_module()

@@ -13,7 +13,9 @@ from mmkd_plugin.utils.checks import (
 )
 from mmkd_plugin.utils.precision import full_precision
 
-REDUCTIONS = ('batchmean', 'mean', 'sum', 'none')
+from .reduction import REDUCTIONS, reduce_samples
+
+_REDUCTIONS = (*REDUCTIONS, 'mean')
 # Stands for -inf, so that a dropped class gives 0 * finite, not 0 * inf.
 DROPPED = -1e30
 
@@ -127,14 +129,9 @@ def kl_divergence(
     per_sample = (tau * tau) * _SoftenedKL.apply(
         preds_S, preds_T.detach(), tau
     )
-    if reduction == 'none':
-        return per_sample
-    total = per_sample.sum()
-    if reduction == 'batchmean':
-        return total / max(preds_S.shape[0], 1)
     if reduction == 'mean':
-        return total / max(preds_S.numel(), 1)
-    return total
+        return per_sample.sum() / max(preds_S.numel(), 1)
+    return reduce_samples(per_sample, reduction)
 
 
 @MODELS.register_module()
@@ -178,7 +175,7 @@ class KLDivergence(nn.Module):
     ) -> None:
         super().__init__()
         self.tau = check_number('tau', tau, above=0)
-        self.reduction = check_choice('reduction', reduction, REDUCTIONS)
+        self.reduction = check_choice('reduction', reduction, _REDUCTIONS)
         self.loss_weight = check_number('loss_weight', loss_weight)
 
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:

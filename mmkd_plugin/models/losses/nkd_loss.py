@@ -13,7 +13,7 @@ from mmkd_plugin.utils.checks import (
 )
 from mmkd_plugin.utils.precision import full_precision
 
-REDUCTIONS = ('batchmean', 'sum', 'none')
+from .reduction import REDUCTIONS, reduce_samples
 
 
 @full_precision
@@ -69,12 +69,7 @@ def nkd_loss(
         log_rest = log_rest.scatter(1, labels, 0.0)
     others = (torch.softmax(rest_T, dim=1) * log_rest).sum(dim=1)
     per_sample = -prob_T * log_S - (gamma * tau * tau) * others
-    if reduction == 'none':
-        return per_sample
-    total = per_sample.sum()
-    if reduction == 'batchmean':
-        return total / max(preds_S.shape[0], 1)
-    return total
+    return reduce_samples(per_sample, reduction)
 
 
 @MODELS.register_module()
