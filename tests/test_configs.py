@@ -96,6 +96,16 @@ BACKBONES = dict(
     r34=dict(type='ResNet', depth=34),
     r18=dict(type='ResNet', depth=18),
 )
+# On images of 224x224: another first convolution, as in train_origin.py of
+# SDD's repository, and the side of the last map, as that pools it.
+LARGE = dict(
+    r32x4=(dict(BACKBONES['r32x4'], stem='large'), 28),
+    vgg13=(BACKBONES['vgg13'], 28),
+    vgg8=(BACKBONES['vgg8'], 28),
+    r50=(dict(type='UnpooledResNet', depth=50, zero_init_residual=False), 14),
+    mv2=(dict(BACKBONES['mv2'], stem='large'), 7),
+    shuv1=(dict(BACKBONES['shuv1'], stem='large'), 14),
+)
 TEACHERS = dict(
     r32x4='resnet32x4', wrn40_2='wrn40_2', vgg13='vgg13', r50='resnet50'
 )
@@ -247,7 +257,11 @@ def test_row_of_a_table(method, pair, data):
     names = split(pair)
     for name, role in zip(names, ('teacher', 'student'), strict=True):
         backbone = config.model[role].backbone
-        assert {**backbone, **BACKBONES[name]} == backbone
+        if data == 'cub200':
+            assert backbone == LARGE[name][0]
+        else:
+            assert {**backbone, **BACKBONES[name]} == backbone
+            assert 'stem' not in backbone
         assert config.model[role].head.num_classes == classes
 
     wrapper = config.optim_wrapper
@@ -299,6 +313,19 @@ def test_teacher_of_a_pair(method, pair, data):
         optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=5e-4)
     )
     assert theirs.train_dataloader == config.train_dataloader
+
+
+@pytest.mark.parametrize('name', LARGE)
+def test_maps_of_cub_images(name):
+    model = load('kd_r32x4_mv2_cub200.py').networks[name]
+    model = copy.deepcopy(network(model, 'teacher'))
+    # Shapes alone: the device computes nothing.
+    model.to('meta')
+    model.eval()
+    images = torch.empty(1, 3, 224, 224, device='meta')
+    maps = model.backbone(images)
+    assert [m.shape[2:] for m in maps] == [(LARGE[name][1],) * 2]
+    assert model(images).shape == (1, 200)
 
 
 @pytest.mark.parametrize('method', METHODS)

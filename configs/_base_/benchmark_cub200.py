@@ -1,12 +1,28 @@
 # CUB-200-2011 as SDD's repository feeds it: images squeezed to 256x256, random
 # crops of 224 and flips in training, the centre in evaluation, ImageNet's
-# statistics. The networks are those of CIFAR, stem included; the repository
-# gives ResNet, ShuffleNet and MobileNet a 7x7 convolution with stride 2
-# instead (MobileNet a 2x2 pooling as well), so their maps there are half as
-# wide and high.
+# statistics. The networks are those of CIFAR with the stems that the
+# repository's train_origin.py gives them: a 7x7 convolution with a stride of
+# 2, and in MobileNetV2 a 2x2 pooling as well; VGG stays as it is.
 _base_ = ['default_runtime.py', 'networks.py', 'schedule_240e.py']
 
-networks = {name: dict(head=dict(num_classes=200)) for name in _base_.networks}
+networks = {
+    name: dict(backbone=backbone, head=dict(num_classes=200))
+    for names, backbone in [
+        (('r32x4', 'r8x4', 'mv2', 'shuv1'), dict(stem='large')),
+        (
+            ('r50',),
+            dict(
+                _delete_=True,
+                type='UnpooledResNet',
+                depth=50,
+                zero_init_residual=False,
+            ),
+        ),
+        # WRN and ShuffleNetV2 have no row.
+        (('vgg13', 'vgg8', 'wrn40_2', 'shuv2'), dict()),
+    ]
+    for name in names
+}
 preprocessor = dict(
     type='BatchAugDataPreprocessor',
     mean=[123.675, 116.28, 103.53],

@@ -2,6 +2,7 @@
 # mdistiller, whose schedule this is. Instead of training it, convert their
 # checkpoint:
 #
+#   mkdir -p work_dirs/resnet32x4_cifar100
 #   python tools/convert_checkpoint.py \
 #       configs/teachers/resnet32x4_cifar100.py ckpt_epoch_240.pth \
 #       work_dirs/resnet32x4_cifar100/epoch_240.pth

@@ -1,6 +1,7 @@
 # The teacher: VGG-13 on CIFAR-100, 74.64 % in RepDistiller and mdistiller,
 # whose schedule this is. Instead of training it, convert their checkpoint:
 #
+#   mkdir -p work_dirs/vgg13_cifar100
 #   python tools/convert_checkpoint.py \
 #       configs/teachers/vgg13_cifar100.py ckpt_epoch_240.pth \
 #       work_dirs/vgg13_cifar100/epoch_240.pth

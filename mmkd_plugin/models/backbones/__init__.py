@@ -6,6 +6,7 @@ from .cifar_shuffle_net_v1 import CifarShuffleNetV1
 from .cifar_shuffle_net_v2 import CifarShuffleNetV2
 from .cifar_vgg import CifarVGG
 from .cifar_wide_resnet import CifarWideResNet
+from .unpooled_resnet import UnpooledResNet
 
 __all__ = [
     'CifarMobileNetV2',
@@ -14,4 +15,5 @@ __all__ = [
     'CifarShuffleNetV2',
     'CifarVGG',
     'CifarWideResNet',
+    'UnpooledResNet',
 ]

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from typing import Optional, Union
 
 from mmpretrain.models.backbones.base_backbone import BaseBackbone
-from torch import Tensor
+from torch import Tensor, nn
+
+from mmkd_plugin.utils.checks import check_choice
 
 # N(0, 2 / (k * k * out_channels)) for convolutions, as RepDistiller has it
 # for all networks but the shuffled ones.
@@ -13,6 +15,42 @@ KAIMING_FAN_OUT = [
     dict(type='Kaiming', layer='Conv2d'),
     dict(type='Constant', layer='_BatchNorm', val=1),
 ]
+
+
+def stem_conv(
+    stem: str, channels: int, kernel_size: int, stride: int = 1
+) -> nn.Conv2d:
+    """Build the first convolution of a network, for small or large images.
+
+    Reference:
+        ``'large'`` is what ``train_origin.py`` of
+        https://github.com/shicaiwei123/SDD-CVPR2024 puts in its place for
+        images of 224x224 (commit 43814ca). What follows it stays.
+
+    Args:
+        stem (str): ``'cifar'`` for the layer of the published network, or
+            ``'large'`` for one of 7x7 with a stride of 2.
+        channels (int): Output channels.
+        kernel_size (int): Side of the published layer's kernel, odd.
+        stride (int): Stride of the published layer. Defaults to 1.
+
+    Returns:
+        nn.Conv2d: The convolution, without bias.
+
+    Raises:
+        ValueError: If ``stem`` is neither.
+    """
+    check_choice('stem', stem, ('cifar', 'large'))
+    if stem == 'large':
+        kernel_size, stride = 7, 2
+    return nn.Conv2d(
+        3,
+        channels,
+        kernel_size,
+        stride,
+        padding=kernel_size // 2,
+        bias=False,
+    )
 
 
 class CifarBackbone(BaseBackbone):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmkd_plugin.utils.checks import check_number
 
-from .cifar_backbone import KAIMING_FAN_OUT, CifarBackbone
+from .cifar_backbone import KAIMING_FAN_OUT, CifarBackbone, stem_conv
 
 # Expansion, channels at full width, blocks, stride of the first block.
 STAGES = (
@@ -49,6 +49,11 @@ class CifarMobileNetV2(CifarBackbone):
             distillation uses 1, 2, 4 and 6. Defaults to ``(7,)``.
         init_cfg (dict or list[dict], optional): Initialisation. Defaults to
             the published one.
+        stem (str): ``'cifar'``, or ``'large'`` for images of 224x224, as in
+            SDD: a first convolution of 7x7 with a stride of 2, and after
+            its ReLU a 2x2 max pooling. The maps of such images are 56x56,
+            56x56, 28x28, 14x14, 14x14, 7x7, 7x7 and 7x7. Defaults to
+            ``'cifar'``.
 
     Raises:
         ValueError: If an option is out of its range.
@@ -64,14 +69,17 @@ class CifarMobileNetV2(CifarBackbone):
         width_mult: float = 0.5,
         out_indices: Sequence[int] = (7,),
         init_cfg: Optional[Union[dict, list[dict]]] = KAIMING_FAN_OUT,
+        *,
+        stem: str = 'cifar',
     ) -> None:
         super().__init__(8, out_indices, init_cfg)
         # Below this the narrowest layer would have no channel.
         check_number('width_mult', width_mult, least=1 / 16)
         channels = int(32 * width_mult)
-        self.conv1 = nn.Conv2d(3, channels, 3, 2, padding=1, bias=False)
+        self.conv1 = stem_conv(stem, channels, 3, stride=2)
         self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(2) if stem == 'large' else nn.Identity()
         for stage, (expansion, full, blocks, stride) in enumerate(STAGES):
             out_channels = int(full * width_mult)
             layer = []
@@ -92,7 +100,7 @@ class CifarMobileNetV2(CifarBackbone):
 
     def stage_outputs(self, x: Tensor) -> list[Tensor]:
         """Compute the maps of the seven stages and of the last layer."""
-        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         outputs = []
         for stage in range(1, 8):
             x = getattr(self, f'layer{stage}')(x)

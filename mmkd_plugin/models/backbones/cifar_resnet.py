@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from mmkd_plugin.utils.checks import check_choice
 
-from .cifar_backbone import KAIMING_FAN_OUT, CifarBackbone
+from .cifar_backbone import KAIMING_FAN_OUT, CifarBackbone, stem_conv
 
 # Blocks a stage.
 BLOCKS = {6 * n + 2: n for n in (1, 2, 3, 5, 7, 9, 18)}
@@ -48,6 +48,10 @@ class CifarResNet(CifarBackbone):
             ReLU. Defaults to ``(2,)``.
         init_cfg (dict or list[dict], optional): Initialisation. Defaults to
             the published one.
+        stem (str): ``'cifar'``, or ``'large'`` for images of 224x224, as in
+            SDD: a first convolution of 7x7 with a stride of 2. The maps of
+            such images are 112x112, 56x56 and 28x28. Defaults to
+            ``'cifar'``.
 
     Raises:
         ValueError: If an option is none of the values above.
@@ -66,13 +70,15 @@ class CifarResNet(CifarBackbone):
         shortcut: str = 'conv',
         out_indices: Sequence[int] = (2,),
         init_cfg: Optional[Union[dict, list[dict]]] = KAIMING_FAN_OUT,
+        *,
+        stem: str = 'cifar',
     ) -> None:
         super().__init__(3, out_indices, init_cfg)
         check_choice('depth', depth, BLOCKS)
         check_choice('width', width, STEM_CHANNELS)
         check_choice('shortcut', shortcut, ('conv', 'pad'))
         channels = STEM_CHANNELS[width]
-        self.conv1 = nn.Conv2d(3, channels, 3, padding=1, bias=False)
+        self.conv1 = stem_conv(stem, channels, 3)
         self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
         for stage in range(3):

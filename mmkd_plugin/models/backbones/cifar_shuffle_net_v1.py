@@ -9,7 +9,7 @@ from mmpretrain.models.utils import channel_shuffle
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from .cifar_backbone import CifarBackbone
+from .cifar_backbone import CifarBackbone, stem_conv
 
 GROUPS = 3
 # Channels and blocks of the stages.
@@ -37,9 +37,14 @@ class CifarShuffleNetV1(CifarBackbone):
             Defaults to ``(2,)``.
         init_cfg (dict or list[dict], optional): Initialisation. Defaults to
             None, which keeps PyTorch's, as published.
+        stem (str): ``'cifar'``, or ``'large'`` for images of 224x224, as in
+            SDD: a first convolution of 7x7 with a stride of 2. The maps of
+            such images are 56x56, 28x28 and 14x14. Defaults to
+            ``'cifar'``.
 
     Raises:
-        ValueError: If ``out_indices`` are no ascending indices of stages.
+        ValueError: If ``out_indices`` are no ascending indices of stages, or
+            ``stem`` is neither of the two.
 
     Example:
         >>> import torch
@@ -51,10 +56,12 @@ class CifarShuffleNetV1(CifarBackbone):
         self,
         out_indices: Sequence[int] = (2,),
         init_cfg: Optional[Union[dict, list[dict]]] = None,
+        *,
+        stem: str = 'cifar',
     ) -> None:
         super().__init__(3, out_indices, init_cfg)
         channels = 24
-        self.conv1 = nn.Conv2d(3, channels, 1, bias=False)
+        self.conv1 = stem_conv(stem, channels, 1)
         self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
         for stage, (out_channels, blocks) in enumerate(STAGES):
