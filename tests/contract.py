@@ -275,13 +275,16 @@ def nkd_reference(
     terms = []
     for row_S, row_T, label in _rows(preds_S, preds_T, gt_labels):
         log_S, log_T = log_softmax_row(row_S), log_softmax_row(row_T)
-        target = -math.exp(log_T[label]) * log_S[label]
+        target = 0.0
+        if log_T[label] != -math.inf:
+            target = -math.exp(log_T[label]) * log_S[label]
         soft = [[z / tau for z in row] for row in (row_S, row_T)]
         if mask_target:
             soft = [_rest(row, label) for row in soft]
         others = sum(
             math.exp(t) * s
             for s, t in zip(*map(log_softmax_row, soft), strict=True)
+            if t != -math.inf
         )
         terms.append(target - gamma * tau**2 * others)
     return _reduced(terms, reduction)
@@ -612,6 +615,9 @@ LOSSES = dict(
             sum=Case(dict(reduction='sum'), labeled(pair(5))),
             none=Case(dict(reduction='none'), labeled(pair(5))),
             masked=Case({}, labeled(masked(pair(5), 'preds_T'))),
+            masked_both=Case(
+                {}, labeled(masked(pair(5), 'preds_S', 'preds_T'))
+            ),
             two_classes=Case({}, labeled(pair(2))),
         ),
         reference=dkd_reference,
@@ -638,6 +644,13 @@ LOSSES = dict(
             sum=Case(dict(reduction='sum'), labeled(pair(5))),
             none=Case(dict(reduction='none', tau=2.0), labeled(pair(5))),
             masked=Case({}, labeled(masked(pair(5), 'preds_T'))),
+            masked_both=Case(
+                {}, labeled(masked(pair(5), 'preds_S', 'preds_T'))
+            ),
+            unmasked_target_masked_both=Case(
+                dict(mask_target=False),
+                labeled(masked(pair(5), 'preds_S', 'preds_T')),
+            ),
             two_classes=Case({}, labeled(pair(2))),
         ),
         reference=nkd_reference,
@@ -734,20 +747,48 @@ LOSSES = dict(
             (dict(complementary_weight=-1), 'complementary_w.* got -1'),
             (dict(base_loss='DKDLoss'), "base_loss must be .* got 'DKDLoss'"),
             (
+                dict(base_loss=dict(type='DKDLoss', temperature=4.0)),
+                "base_loss: DKDLoss has no option 'temperature'; known: ",
+            ),
+            (
+                dict(base_loss=dict(type='DKDLos')),
+                "base_loss: there is no 'DKDLos' .*; nearest: .*DKDLoss",
+            ),
+            (
+                dict(base_loss=dict(type='SDDLoss')),
+                "got 'none'; SDDLoss needs a loss with reduction='none'",
+            ),
+            (
+                dict(base_loss=dict(type='mmpretrain.CrossEntropyLoss')),
+                'a loss of preds_S, preds_T .* got CrossEntropyLoss',
+            ),
+            (
+                dict(teacher_connector={}),
+                'teacher_connector must be a config .* got {}',
+            ),
+            (
+                dict(
+                    teacher_connector=dict(
+                        type='LinearConnector', in_channels=3, out_channels=3
+                    )
+                ),
+                'teacher_connector must have nothing to learn.* got .*Linear',
+            ),
+            (
                 dict(base_loss=dict(type='DKDLoss', reduction='sum')),
                 'leave its reduction to SDDLoss, but got .*sum',
             ),
             (
                 dict(base_loss=dict(type='StructuredRelationLoss')),
-                "loss of logits with the option reduction='none', but got "
-                '.*StructuredRelationLoss',
+                "StructuredRelationLoss has no option 'reduction'; .* needs a "
+                "loss with reduction='none'",
             ),
         ],
         rejected_inputs=[
             (
                 {},
                 dict(_TWO, gt_labels=torch.tensor([0, 1])),
-                r'of shape \(B, K, H, W\), .* but got \(2, 3\)',
+                r'of shape \(B, K, H, W\), .* got .* shape \(2, 3\)',
             ),
             (
                 {},

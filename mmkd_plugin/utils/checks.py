@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable
 from typing import Optional
 
+import torch
 from torch import Tensor
 
 
@@ -159,17 +160,35 @@ def check_labels(gt_labels: Tensor, preds: Tensor) -> Tensor:
     count, classes = preds.shape[:2]
     if classes < 2:
         raise ValueError(f'at least 2 classes are needed, but got {classes}')
-    if gt_labels.is_floating_point() or gt_labels.shape != (count,):
+    if (
+        gt_labels.is_floating_point()
+        or gt_labels.dtype == torch.bool
+        or gt_labels.shape != (count,)
+    ):
         raise ValueError(
             f'gt_labels must be class indices, integers of shape ({count},),'
             f' but got {gt_labels.dtype} of shape {tuple(gt_labels.shape)}'
         )
-    if count and gt_labels.device.type == 'cpu':
-        lowest, highest = gt_labels.aminmax()
-        if lowest < 0 or highest >= classes:
-            bad = lowest if lowest < 0 else highest
-            raise ValueError(
-                f'gt_labels must be in [0, {classes}), as there are {classes}'
-                f' classes, but got {bad.item()}'
-            )
+    check_label_range(gt_labels, classes)
     return gt_labels.long()
+
+
+def check_label_range(gt_labels: Tensor, classes: int) -> None:
+    """Check that labels are class indices, on the CPU alone.
+
+    Args:
+        gt_labels (Tensor): The labels, any shape.
+        classes (int): How many classes there are.
+
+    Raises:
+        ValueError: If one is negative or too high.
+    """
+    if not gt_labels.numel() or gt_labels.device.type != 'cpu':
+        return
+    lowest, highest = gt_labels.aminmax()
+    if lowest < 0 or highest >= classes:
+        bad = lowest if lowest < 0 else highest
+        raise ValueError(
+            f'gt_labels must be in [0, {classes}), as there are {classes}'
+            f' classes, but got {bad.item()}'
+        )

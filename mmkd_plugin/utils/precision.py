@@ -37,10 +37,12 @@ def full_precision(func: Callable) -> Callable:
         ]
         # Without a tensor, the complaint is the function's.
         device = devices[0] if devices else 'cpu'
+        args = [_upcast(arg) for arg in args]
+        kwargs = {key: _upcast(arg) for key, arg in kwargs.items()}
+        # Some devices, 'meta' among them, have no autocast to switch off.
+        if not torch.amp.is_autocast_available(device):
+            return func(*args, **kwargs)
         with torch.autocast(device, enabled=False):
-            return func(
-                *(_upcast(arg) for arg in args),
-                **{key: _upcast(arg) for key, arg in kwargs.items()},
-            )
+            return func(*args, **kwargs)
 
     return wrapped

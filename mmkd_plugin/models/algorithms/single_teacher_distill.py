@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmkd_plugin.structures import BatchSamples
 from mmkd_plugin.utils.architecture import build_architecture
 from mmkd_plugin.utils.checkpoint import load_strict, load_weights
+from mmkd_plugin.utils.checks import check_label_range
 from mmkd_plugin.utils.running_algorithm import announce_algorithm
 
 # Options by which models of other libraries bring their own weights.
@@ -251,6 +252,10 @@ class SingleTeacherDistill(BaseModel):
                     f'reads: the data set must give it to all data samples'
                 )
             batch[name] = batch[name].to(inputs.device)
+        classes = _num_classes(self.student)
+        if 'gt_label' in batch and classes is not None:
+            # Before the student's own loss stumbles over them.
+            check_label_range(batch['gt_label'], classes)
         return batch
 
 

@@ -29,12 +29,15 @@ def logit_standardization(logits: Tensor, eps: float = 1e-7) -> Tensor:
             f'logits must have the shape (N, C, *) with C >= 2, but got '
             f'{tuple(logits.shape)}'
         )
+    # Equal logits are zeros from here on; minus their rounded mean they would
+    # be noise, which the deviation would blow up.
+    logits = logits - logits.narrow(1, 0, 1)
     centred = logits - logits.mean(dim=1, keepdim=True)
     square = centred.square().sum(dim=1, keepdim=True)
-    # The root has no finite slope at zero.
     flat = square == 0
+    # The root has no finite slope at zero.
     deviation = (square / (logits.shape[1] - 1)).masked_fill(flat, 1.0).sqrt()
-    return centred / (deviation + eps)
+    return (centred / (deviation + eps)).masked_fill(flat, 0.0)
 
 
 @MODELS.register_module()

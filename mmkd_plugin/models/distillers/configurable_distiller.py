@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmkd_plugin.models.recorders import BaseRecorder
 from mmkd_plugin.models.schedules.progress import Progress, running_progress
+from mmkd_plugin.utils.build import build_part
 from mmkd_plugin.utils.checks import nearest
 
 _RECORD_KEYS = {
@@ -86,6 +87,10 @@ class ConfigurableDistiller(BaseModule):
     of names. The mapping must give them although ``forward`` has a default
     for them, as they are needed with some of its options only.
 
+    **Recorders.** A loss may have a method ``check_recorders``, which gets the
+    recorders of its arguments by name and raises a ValueError if what they
+    record is not what its options need.
+
     Args:
         student_recorders (dict[str, dict], optional): Configs of recorders
             on the student. Defaults to None.
@@ -133,12 +138,19 @@ class ConfigurableDistiller(BaseModule):
         init_cfg: Optional[dict] = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        self.student_recorders = self._build_recorders(student_recorders)
-        self.teacher_recorders = self._build_recorders(teacher_recorders)
+        self.student_recorders = self._build_recorders(
+            'student_recorders', student_recorders
+        )
+        self.teacher_recorders = self._build_recorders(
+            'teacher_recorders', teacher_recorders
+        )
         # The engine's containers: torch's own would keep init_weights from
         # what is in them.
         self.connectors = ModuleDict(
-            {k: self._build(v) for k, v in (connectors or {}).items()}
+            {
+                k: self._build_connector(k, v)
+                for k, v in (connectors or {}).items()
+            }
         )
         self.loss_schedules = {}
         self._progress = None
@@ -170,39 +182,45 @@ class ConfigurableDistiller(BaseModule):
         self._remove_with_self()
 
     @staticmethod
-    def _build(config: Union[dict, list, nn.Module]) -> nn.Module:
+    def _build_connector(
+        name: str, config: Union[dict, list, nn.Module]
+    ) -> nn.Module:
+        where = f'connectors[{name!r}]'
+        if isinstance(config, nn.Module):
+            return config
         if isinstance(config, (list, tuple)):
-            return Sequential(*(MODELS.build(c) for c in config))
-        return MODELS.build(config)
+            return Sequential(
+                *(
+                    build_part(f'{where}[{i}]', MODELS, c)
+                    for i, c in enumerate(config)
+                )
+            )
+        return build_part(where, MODELS, config)
 
     def _build_loss(self, name: str, config: dict) -> nn.Module:
         """Build a loss, and the schedule of its weight, if it has one."""
+        where = f'distill_losses[{name!r}]'
         weight = isinstance(config, dict) and config.get('loss_weight')
-        if not isinstance(weight, dict):
-            return MODELS.build(config)
-        where = f'distill_losses[{name!r}]: loss_weight'
-        if 'type' not in weight:
-            raise ValueError(
-                f'{where} must be a number or the config of a schedule with '
-                f'its type, but got {weight!r}'
-            )
-        try:
-            schedule = TASK_UTILS.build(weight)
-        except ValueError as error:
-            raise ValueError(f'{where}: {error}') from None
-        if not callable(schedule):
-            raise ValueError(
-                f'{where}: a {type(schedule).__name__} is no schedule: it '
-                f'cannot be called with epoch and iteration'
-            )
-        self.loss_schedules[name] = schedule
-        config = copy.copy(config)
-        config['loss_weight'] = 1.0
-        return MODELS.build(config)
+        if isinstance(weight, dict):
+            schedule = build_part(f'{where}: loss_weight', TASK_UTILS, weight)
+            if not callable(schedule):
+                raise ValueError(
+                    f'{where}: loss_weight: a {type(schedule).__name__} is no '
+                    f'schedule: it cannot be called with epoch and iteration'
+                )
+            self.loss_schedules[name] = schedule
+            config = copy.copy(config)
+            config['loss_weight'] = 1.0
+        return build_part(where, MODELS, config)
 
     @staticmethod
-    def _build_recorders(configs: Optional[dict]) -> dict[str, BaseRecorder]:
-        return {k: TASK_UTILS.build(v) for k, v in (configs or {}).items()}
+    def _build_recorders(
+        which: str, configs: Optional[dict]
+    ) -> dict[str, BaseRecorder]:
+        return {
+            name: build_part(f'{which}[{name!r}]', TASK_UTILS, config)
+            for name, config in (configs or {}).items()
+        }
 
     # ------------------------------------------------------------ checks
 
@@ -234,6 +252,7 @@ class ConfigurableDistiller(BaseModule):
                 mapping,
                 required=getattr(loss, 'required_arguments', ()),
             )
+            self._check_recorders(name, loss, mapping)
         everything = [
             *(('student', name) for name in self.student_recorders),
             *(('teacher', name) for name in self.teacher_recorders),
@@ -248,6 +267,23 @@ class ConfigurableDistiller(BaseModule):
                 f' (recorders are named by their model)'
             )
         del self._used
+
+    def _check_recorders(
+        self, name: str, loss: nn.Module, mapping: dict
+    ) -> None:
+        """Let a loss look at the recorders that it takes its arguments of."""
+        check = getattr(loss, 'check_recorders', None)
+        if check is None:
+            return
+        recorders = {
+            argument: self._recorders_of(source)[source['recorder']]
+            for argument, source in mapping.items()
+            if 'recorder' in source
+        }
+        try:
+            check(recorders)
+        except ValueError as error:
+            raise ValueError(f'{name}: {error}') from None
 
     def _check_arguments(
         self,
@@ -290,9 +326,15 @@ class ConfigurableDistiller(BaseModule):
             if name not in mapping
         ]
         if missing:
+            hint = ''
+            if set(missing) & set(required):
+                hint = (
+                    '; with its options they are needed, labels for example '
+                    "by gt_labels=dict(from_batch='gt_label')"
+                )
             raise ValueError(
                 f'{where}: {type(module).__name__}.forward needs '
-                f'{", ".join(missing)}, which the mapping does not give'
+                f'{", ".join(missing)}, which the mapping does not give{hint}'
             )
 
     def _check_source(self, where: str, source: dict) -> None:

@@ -15,7 +15,7 @@ from mmkd_plugin.utils.checks import (
 )
 from mmkd_plugin.utils.precision import full_precision
 
-from .kl_divergence import DROPPED, refuse_second_derivative, soften
+from .kl_divergence import cross_gap, soften
 from .reduction import REDUCTIONS, reduce_samples
 
 
@@ -28,9 +28,10 @@ def _soften_rest(logits: Tensor, labels: Tensor, tau: float) -> tuple:
     target = logits.gather(1, labels).squeeze(1) / tau
     others = logits.scatter(1, labels, -torch.inf)
     soft, prob, top, log_partition = soften(others, tau)
-    # Infinite where either side of it is dropped.
-    margin = (target - top - log_partition).clamp_(DROPPED, -DROPPED)
-    return soft, prob, log_partition, margin
+    margin = target - top - log_partition
+    # All others are dropped: the model is sure of the target.
+    alone = top.isneginf()
+    return soft, prob, log_partition, margin.masked_fill(alone, torch.inf)
 
 
 class _DecoupledKL(torch.autograd.Function):
@@ -43,7 +44,7 @@ class _DecoupledKL(torch.autograd.Function):
         (e_t - \hat p_S) / \tau, \qquad
         \partial \mathrm{NCKD} / \partial z = (\hat p_S - \hat p_T) / \tau
 
-    where :math:`\hat p` is zero at the target. There is no second derivative.
+    where :math:`\hat p` is zero at the target.
     """
 
     @staticmethod
@@ -52,26 +53,35 @@ class _DecoupledKL(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         soft_S, prob_S, log_S, margin_S = _soften_rest(preds_S, labels, tau)
         soft_T, prob_T, log_T, margin_T = _soften_rest(preds_T, labels, tau)
-        slope = margin_S.sigmoid() - margin_T.sigmoid()
-        ctx.save_for_backward(prob_S, prob_T, slope, labels)
-        ctx.tau = tau
-        target = sum(
-            (sign * margin_T).sigmoid()
-            * (logsigmoid(sign * margin_T) - logsigmoid(sign * margin_S))
-            for sign in (1, -1)
-        )
-        others = (prob_T * soft_T.sub_(soft_S)).sum(dim=1) + (log_S - log_T)
+        others = cross_gap(soft_S, soft_T, prob_T) + (log_S - log_T)
+        # A teacher without other classes has nothing to say about them.
+        alone = margin_T.isposinf()
+        others.masked_fill_(alone, 0)
+        prob_T = torch.where(alone.unsqueeze(1), prob_S, prob_T)
+        ctx.save_for_backward(preds_S, prob_S, prob_T, margin_S, margin_T)
+        ctx.labels, ctx.tau = labels, tau
+        target = 0
+        for sign in (1, -1):
+            prob = (sign * margin_T).sigmoid()
+            gap = logsigmoid(sign * margin_T) - logsigmoid(sign * margin_S)
+            target = target + (prob * gap).masked_fill(prob == 0, 0)
         return target, others
 
     @staticmethod
     def backward(ctx: Any, grad_target: Tensor, grad_others: Tensor) -> tuple:
-        refuse_second_derivative('dkd_loss')
-        prob_S, prob_T, slope, labels = ctx.saved_tensors
+        preds_S, prob_S, prob_T, margin_S, margin_T = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # For a second derivative they have to be functions of the logits.
+            soft = preds_S / ctx.tau
+            rest = soft.scatter(1, ctx.labels, -torch.inf)
+            prob_S = rest.softmax(dim=1)
+            margin_S = soft.gather(1, ctx.labels).squeeze(1)
+            margin_S = margin_S - rest.logsumexp(dim=1)
+        slope = margin_S.sigmoid() - margin_T.sigmoid()
         at_target = (grad_target * slope / ctx.tau).unsqueeze(1)
         at_others = (grad_others / ctx.tau).unsqueeze(1)
-        grad = prob_S * (at_others - at_target)
-        grad.sub_(prob_T * at_others).scatter_(1, labels, at_target)
-        return grad, None, None, None
+        grad = prob_S * (at_others - at_target) - prob_T * at_others
+        return grad.scatter(1, ctx.labels, at_target), None, None, None
 
 
 @full_precision
@@ -94,14 +104,14 @@ def dkd_loss(
     where :math:`p_t` is the probability of the label's class and
     :math:`\hat p` the softmax over the other classes, both at temperature
     :math:`\tau`. With :math:`\alpha = 1` and :math:`\beta = 1 - p_{t,T}` of
-    the sample, this is the KL divergence of all classes. Differentiable once.
+    the sample, this is the KL divergence of all classes.
 
     Args:
         preds_S (Tensor): Student logits, shape ``(N, C)``, ``C >= 2``.
         preds_T (Tensor): Teacher logits, same shape; no gradient flows into
             them. Classes dropped by ``-inf`` are allowed as in
-            :func:`kl_divergence`, as long as two classes are left, one of
-            them not the label's.
+            :func:`kl_divergence`; where none but the label's is left, NCKD is
+            zero.
         gt_labels (Tensor): Labels, an integer tensor of shape ``(N,)``.
         alpha (float): Weight of the target class. Defaults to 1.0.
         beta (float): Weight of the other classes. Defaults to 8.0.

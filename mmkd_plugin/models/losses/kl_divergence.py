@@ -16,8 +16,6 @@ from mmkd_plugin.utils.precision import full_precision
 from .reduction import REDUCTIONS, reduce_samples
 
 _REDUCTIONS = (*REDUCTIONS, 'mean')
-# Stands for -inf, so that a dropped class gives 0 * finite, not 0 * inf.
-DROPPED = -1e30
 
 
 def soften(
@@ -39,37 +37,33 @@ def soften(
     """
     soft = logits / tau
     top = soft.amax(dim=1, keepdim=True)
-    soft.sub_(top).clamp_min_(DROPPED)
-    prob = soft.softmax(dim=1)
+    prob = soft.sub_(top).softmax(dim=1)
     # As the largest logit is zero now.
     log_partition = -prob.amax(dim=1).log()
     return soft, prob, top.squeeze(1), log_partition
 
 
-def refuse_second_derivative(name: str) -> None:
-    """Call it in a backward pass that cannot be differentiated itself.
+def cross_gap(soft_S: Tensor, soft_T: Tensor, prob_T: Tensor) -> Tensor:
+    """Sum the gaps of shifted logits, weighted with the teacher.
 
     Args:
-        name (str): What the message calls the function.
+        soft_S (Tensor): From :func:`soften`, shape ``(N, C, *)``.
+        soft_T (Tensor): Likewise; changed in place.
+        prob_T (Tensor): Likewise.
 
-    Raises:
-        RuntimeError: If the backward pass is recorded. torch's own
-            ``once_differentiable`` lets that pass with a gradient that lacks
-            a part.
+    Returns:
+        Tensor: Shape ``(N, *)``.
     """
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            f'{name} is differentiable once, but its gradient was asked for '
-            f'with create_graph=True'
-        )
+    # Where a class is dropped, 0 * -inf would be NaN.
+    gap = soft_T.sub_(soft_S).masked_fill_(prob_T == 0, 0)
+    return gap.mul_(prob_T).sum(dim=1)
 
 
 class _SoftenedKL(torch.autograd.Function):
     """KL divergence over dim 1 with its gradient in closed form.
 
     That gradient is the difference of two probabilities, which the forward
-    pass has at hand: about half the time of a graph of log-softmaxes. There
-    is no second derivative.
+    pass has at hand: about half the time of a graph of log-softmaxes.
     """
 
     @staticmethod
@@ -78,16 +72,17 @@ class _SoftenedKL(torch.autograd.Function):
     ) -> Tensor:
         soft_S, prob_S, _, log_S = soften(preds_S, tau)
         soft_T, prob_T, _, log_T = soften(preds_T, tau)
-        ctx.save_for_backward(prob_S, prob_T)
+        ctx.save_for_backward(preds_S, prob_S, prob_T)
         ctx.tau = tau
-        return (prob_T * soft_T.sub_(soft_S)).sum(dim=1) + (log_S - log_T)
+        return cross_gap(soft_S, soft_T, prob_T) + (log_S - log_T)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
-        refuse_second_derivative('kl_divergence')
-        prob_S, prob_T = ctx.saved_tensors
-        scale = (grad / ctx.tau).unsqueeze(1)
-        return (prob_S - prob_T).mul_(scale), None, None
+        preds_S, prob_S, prob_T = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # For a second derivative this has to be a function of the logits.
+            prob_S = (preds_S / ctx.tau).softmax(dim=1)
+        return (prob_S - prob_T) * (grad / ctx.tau).unsqueeze(1), None, None
 
 
 @full_precision
@@ -107,7 +102,7 @@ def kl_divergence(
     A teacher logit of ``-inf`` marks a dropped class: it has probability
     zero in the teacher's target, which is renormalised over the others, and
     contributes exactly zero (not NaN) to the sum. The student may be masked
-    alike. Differentiable once.
+    alike; where it alone has dropped a class, the divergence is infinite.
 
     Args:
         preds_S (Tensor): Student logits, shape ``(N, C, *)``.

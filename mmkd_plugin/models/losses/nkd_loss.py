@@ -39,7 +39,9 @@ def nkd_loss(
     Args:
         preds_S (Tensor): Student logits, shape ``(N, C)``, ``C >= 2``.
         preds_T (Tensor): Teacher logits, same shape; no gradient flows into
-            them.
+            them. Classes dropped by ``-inf`` are allowed as in
+            :func:`kl_divergence`; where none but the label's is left, the
+            second term is zero.
         gt_labels (Tensor): Labels, an integer tensor of shape ``(N,)``.
         gamma (float): Weight of the second term. Defaults to 1.5.
         tau (float): Temperature of the second term. Defaults to 1.0.
@@ -63,11 +65,16 @@ def nkd_loss(
     if mask_target:
         rest_S = rest_S.scatter(1, labels, -torch.inf)
         rest_T = rest_T.scatter(1, labels, -torch.inf)
-    log_rest = torch.log_softmax(rest_S, dim=1)
+        # A teacher without other classes has nothing to say about them.
+        alone = rest_T.amax(dim=1, keepdim=True).isneginf()
+        rest_T = rest_T.masked_fill(alone, 0)
+    rest = torch.softmax(rest_T, dim=1)
     if mask_target:
-        # 0 * -inf would be NaN.
-        log_rest = log_rest.scatter(1, labels, 0.0)
-    others = (torch.softmax(rest_T, dim=1) * log_rest).sum(dim=1)
+        rest = rest.masked_fill(alone, 0)
+    # Where a class is dropped or the target left out, 0 * -inf would be NaN.
+    log_rest = torch.log_softmax(rest_S, dim=1).masked_fill(rest == 0, 0)
+    others = (rest * log_rest).sum(dim=1)
+    log_S = log_S.masked_fill(prob_T == 0, 0)
     per_sample = -prob_T * log_S - (gamma * tau * tau) * others
     return reduce_samples(per_sample, reduction)
 

@@ -5,7 +5,7 @@ import inspect
 import itertools
 import logging
 from collections.abc import Callable, Sequence
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from mmengine.logging import print_log
@@ -13,6 +13,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
+from mmkd_plugin.utils.build import build_part
 from mmkd_plugin.utils.checks import (
     check_choice,
     check_flag,
@@ -47,6 +48,8 @@ def _check_scales(scales: Sequence[int]) -> tuple[int, ...]:
     return tuple(scales)
 
 
+# A compiled step takes it for a constant, too.
+@torch.compiler.assume_constant_result
 @functools.lru_cache(maxsize=64)
 def _region_matrix(
     height: int,
@@ -103,10 +106,15 @@ def region_logits(
 def _check_maps(preds_S: Tensor, preds_T: Tensor) -> None:
     check_tensors(preds_S=preds_S, preds_T=preds_T)
     for name, preds in dict(preds_S=preds_S, preds_T=preds_T).items():
-        if preds.dim() != 4 or 0 in preds.shape[1:]:
+        if (
+            preds.dim() != 4
+            or 0 in preds.shape[1:]
+            or not preds.is_floating_point()
+        ):
             raise ValueError(
                 f'{name} must be logit maps of shape (B, K, H, W), as '
-                f'LogitMapOutputs records them, but got {tuple(preds.shape)}'
+                f'LogitMapOutputs records them, but got {preds.dtype} '
+                f'of shape {tuple(preds.shape)}'
             )
     if preds_S.shape[:2] != preds_T.shape[:2]:
         raise ValueError(
@@ -120,6 +128,7 @@ def _kd(preds_S: Tensor, preds_T: Tensor) -> Tensor:
     return kl_divergence(preds_S, preds_T, tau=4.0, reduction='none')
 
 
+@torch.compiler.assume_constant_result
 @functools.lru_cache(maxsize=64)
 def _has_labels(function: Callable) -> bool:
     return 'gt_labels' in inspect.signature(function).parameters
@@ -240,22 +249,39 @@ def sdd_loss(
 
 
 def _build_base_loss(config: dict) -> nn.Module:
-    if not isinstance(config, dict) or 'type' not in config:
-        raise ValueError(
-            f'base_loss must be the config of a registered loss, for example '
-            f"dict(type='KLDivergence', tau=4.0), but got {config!r}"
-        )
-    if 'reduction' in config:
+    if isinstance(config, dict) and 'reduction' in config:
         raise ValueError(
             f'base_loss must leave its reduction to SDDLoss, but got {config}'
         )
+    if isinstance(config, dict):
+        config = dict(config, reduction='none')
     try:
-        return MODELS.build(dict(config, reduction='none'))
-    except TypeError as error:
+        loss = build_part('base_loss', MODELS, config)
+    except ValueError as error:
+        if 'reduction' not in str(error):
+            raise
         raise ValueError(
-            f'base_loss must be a loss of logits with the option '
-            f"reduction='none', but got {config}: {error}"
+            f"{error}; SDDLoss needs a loss with reduction='none'"
         ) from None
+    parameters = inspect.signature(loss.forward).parameters
+    needed = {
+        name
+        for name, p in parameters.items()
+        if p.default is p.empty
+        and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    }
+    logits = {'preds_S', 'preds_T'}
+    if not logits <= set(parameters) or needed - logits - {'gt_labels'}:
+        raise ValueError(
+            f'base_loss must be a loss of preds_S, preds_T and, perhaps, '
+            f'gt_labels, but got {type(loss).__name__} with '
+            f'{list(parameters)}'
+        )
+    return loss
+
+
+def _build_connector(name: str, config: Optional[dict]) -> Optional[nn.Module]:
+    return None if config is None else build_part(name, MODELS, config)
 
 
 @MODELS.register_module()
@@ -346,12 +372,19 @@ class SDDLoss(nn.Module):
         )
         self.reduction = check_choice('reduction', reduction, REDUCTIONS)
         self.nested_pool = check_flag('nested_pool', nested_pool)
-        self.teacher_connector = (
-            MODELS.build(teacher_connector) if teacher_connector else None
+        self.teacher_connector = _build_connector(
+            'teacher_connector', teacher_connector
         )
-        self.student_connector = (
-            MODELS.build(student_connector) if student_connector else None
+        self.student_connector = _build_connector(
+            'student_connector', student_connector
         )
+        if self.teacher_connector and list(
+            self.teacher_connector.parameters()
+        ):
+            raise ValueError(
+                f'teacher_connector must have nothing to learn, as no '
+                f'gradient flows there, but got {teacher_connector}'
+            )
         self.loss_weight = check_number('loss_weight', loss_weight)
         #: Arguments of ``forward`` that these options need.
         self.required_arguments = (
@@ -361,6 +394,26 @@ class SDDLoss(nn.Module):
         )
         self.log_terms = {}
         self._warned = False
+
+    def check_recorders(self, recorders: dict[str, Any]) -> None:
+        """Check that maps are not recorded on another grid than is pooled.
+
+        Args:
+            recorders (dict[str, BaseRecorder]): The recorders of ``preds_S``
+                and ``preds_T``.
+
+        Raises:
+            ValueError: If one has a ``grid_size`` that changes the loss.
+        """
+        grid = max(_NESTED_GRID, *self.scales) if self.nested_pool else None
+        for argument, recorder in recorders.items():
+            size = getattr(recorder, 'grid_size', None)
+            if size is not None and size != grid:
+                raise ValueError(
+                    f'{argument} is recorded with grid_size={size}, but '
+                    f'nested_pool={self.nested_pool} and scales={self.scales} '
+                    f'need grid_size={grid}, or None, which always fits'
+                )
 
     def forward(
         self,
@@ -403,16 +456,16 @@ class SDDLoss(nn.Module):
     def _warn_of_small_maps(self, **maps: Tensor) -> None:
         if self._warned:
             return
+        finest = self.scales[-1]
         for name, preds in maps.items():
             height, width = preds.shape[2:]
-            if min(height, width) < self.scales[-1]:
+            if min(height, width) < finest:
                 print_log(
                     f'SDDLoss: the logit map of the {name} is {height}x'
-                    f'{width}, smaller than the finest grid of '
-                    f'{self.scales[-1]}x{self.scales[-1]}: its cells are '
-                    f'repeated in there, so that finer scales count more '
-                    f'than once. Coarser scales than {self.scales} would not',
+                    f'{width}, smaller than the finest grid of {finest}x'
+                    f'{finest} of scales={self.scales}, which repeats its '
+                    f'values',
                     logger='current',
                     level=logging.WARNING,
                 )
-        self._warned = True
+                self._warned = True

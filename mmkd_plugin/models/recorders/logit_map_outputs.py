@@ -115,7 +115,7 @@ class LogitMapOutputs(ModuleRecorder):
     from it if none of its scales is finer.
 
     Reference:
-        Wei et al., Scale Decoupled Distillation, CVPR 2024,
+        Wei et al., Scaled Decoupled Distillation, CVPR 2024,
         https://arxiv.org/abs/2403.13512, whose loss compares such maps. The
         published code classifies pooled features, which is the same, as
         both steps are linear.

@@ -550,6 +550,18 @@ def test_source_that_the_batch_has_not(images, samples, name):
         model(images, samples, mode='loss')
 
 
+@pytest.mark.parametrize('bad', [-1, 5])
+@pytest.mark.parametrize('own_loss', [True, False])
+def test_labels_out_of_range(images, bad, own_loss):
+    """The same message, whether the student's head would come first."""
+    model = algorithm(distiller=batch_echo(), calculate_student_loss=own_loss)
+    samples = BatchSamples(torch.arange(8), torch.tensor([0] * 7 + [bad]))
+    with pytest.raises(
+        ValueError, match=rf'must be in \[0, 5\), .* but got {bad}'
+    ):
+        model(images, samples, mode='loss')
+
+
 def test_other_modes_are_those_of_the_student(images, labels):
     model = algorithm().eval()
     assert_close(model(images), model.student(images))

@@ -42,12 +42,16 @@ def test_kd_becomes_invariant_to_scale_and_shift(logits):
     )
 
 
-@pytest.mark.parametrize('constant', [0.0, 3.0, -1e4])
-def test_equal_logits(constant):
-    logits = torch.full((2, 5), constant, requires_grad=True)
+@pytest.mark.parametrize('constant', [0.0, 0.1, 3.3, -1e4])
+@pytest.mark.parametrize('classes', [5, 10, 100])
+@pytest.mark.parametrize('dtype', [torch.float16, torch.float32])
+def test_equal_logits(constant, classes, dtype):
+    """Their mean is rounded, but they are equal all the same."""
+    logits = torch.full((2, classes), constant, dtype=dtype)
+    logits.requires_grad_()
     standard = LogitStandardization()(logits)
     assert standard.abs().max() == 0
-    standard.square().sum().backward()
+    (standard * torch.randn(2, classes)).sum().backward()
     assert logits.grad.abs().max() == 0
 
 

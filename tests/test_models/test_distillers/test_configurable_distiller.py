@@ -899,7 +899,10 @@ def test_schedules_are_copied_and_hold_no_state(nets):
 @pytest.mark.parametrize(
     'weight, message',
     [
-        (dict(value=1.0), r'must be a number or the config of a schedule'),
+        (
+            dict(value=1.0),
+            r'loss_weight must be a config with its type, but got',
+        ),
         (
             dict(type='LinearWarmup', end=0),
             r'loss_weight: end must be greater than begin=0, but got 0',
@@ -1277,3 +1280,47 @@ def test_sdd_without_labels():
         distiller(distill_losses=dict(loss_echo=sdd))
     sdd['weight_rule'] = 'teacher_global'
     distiller(distill_losses=dict(loss_echo=sdd))
+
+
+def test_loss_looks_at_its_recorders():
+    """SDD without nested pooling would get maps that are pooled already."""
+    config = dict(
+        student_recorders=dict(maps=dict(type='LogitMapOutputs')),
+        teacher_recorders=dict(maps=dict(type='LogitMapOutputs', grid_size=4)),
+        distill_losses=dict(
+            loss_sdd=dict(type='SDDLoss', weight_rule='teacher_global')
+        ),
+        loss_forward_mappings=dict(
+            loss_sdd=dict(
+                preds_S=dict(from_student=True, recorder='maps'),
+                preds_T=dict(from_student=False, recorder='maps'),
+            )
+        ),
+    )
+    ConfigurableDistiller(**config)
+    config['distill_losses']['loss_sdd']['nested_pool'] = False
+    with pytest.raises(
+        ValueError, match='loss_sdd: preds_T is recorded with grid_size=4'
+    ):
+        ConfigurableDistiller(**config)
+
+
+def test_parts_are_named_in_errors():
+    config = dict(
+        student_recorders=dict(fc=dict(type='ModuleOutputs', source='fc')),
+        distill_losses=dict(loss_kl=dict(type='KLDivergence', tua=4.0)),
+    )
+    with pytest.raises(
+        ValueError, match=r"distill_losses\['loss_kl'\]: KLDivergence has no"
+    ):
+        ConfigurableDistiller(**config)
+    config['connectors'] = dict(c=[dict(type='ConvConector')])
+    with pytest.raises(
+        ValueError, match=r"connectors\['c'\]\[0\]: there is no 'ConvConector'"
+    ):
+        ConfigurableDistiller(**config)
+    config['teacher_recorders'] = dict(fc=dict(type='ModuleOutput'))
+    with pytest.raises(
+        ValueError, match=r"teacher_recorders\['fc'\]: there is no 'ModuleOut"
+    ):
+        ConfigurableDistiller(**config)

@@ -115,10 +115,40 @@ def test_confident_wrong_student(margin, dtype):
 @pytest.mark.parametrize(
     'function', [dkd_loss, lambda s, t, labels: kl_divergence(s, t)]
 )
-def test_second_derivative_is_refused(batch, function):
-    """Where a silent zero would be a wrong gradient penalty."""
-    with pytest.raises(RuntimeError, match=r'once.*create_graph'):
-        torch.autograd.grad(function(*batch), batch[0], create_graph=True)
+def test_second_derivative(batch, function):
+    """The gradient in closed form has a gradient of its own."""
+    assert torch.autograd.gradgradcheck(
+        lambda preds_S: function(preds_S, *batch[1:]), batch[0]
+    )
+
+
+@pytest.mark.parametrize('label', [1, 0])
+def test_teacher_with_one_class_left(label):
+    """Sure of the label, or of another class; the rest is dropped."""
+    preds_T = torch.full((1, 3), -torch.inf, dtype=torch.float64)
+    preds_T[0, 1] = 9
+    preds_S = torch.tensor([[0.5, 1.0, 0.0]], dtype=torch.float64)
+    log_S = preds_S.log_softmax(1)[0]
+    gt_labels = torch.tensor([label])
+    target = dkd_loss(preds_S, preds_T, gt_labels, 1.0, 0.0, tau=1.0)
+    others = dkd_loss(preds_S, preds_T, gt_labels, 0.0, 1.0, tau=1.0)
+    if label == 1:
+        assert_close(target, -log_S[1])
+        assert others == 0
+    else:
+        assert_close(target, -torch.log1p(-log_S[0].exp()))
+        rest = preds_S[:, 1:].log_softmax(1)
+        assert_close(others, -rest[0, 0])
+
+
+def test_student_alone_without_a_class():
+    """An infinite divergence is not hidden."""
+    preds_S = torch.tensor([[1.0, 2.0, -torch.inf, 0.0]])
+    preds_T = torch.tensor([[2.0, 1.0, 0.0, 0.0]])
+    for label in (0, 2):
+        labels = torch.tensor([label])
+        assert dkd_loss(preds_S, preds_T, labels).isposinf()
+    assert kl_divergence(preds_S, preds_T).isposinf()
 
 
 def test_compiled(batch):

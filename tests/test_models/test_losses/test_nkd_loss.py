@@ -75,3 +75,15 @@ def test_rest_is_least_where_the_student_agrees(batch):
     )
     (gradient,) = torch.autograd.grad(value, preds_S)
     assert gradient.abs().max() < 1e-15
+
+
+def test_teacher_with_one_class_left():
+    preds_T = torch.tensor([[-torch.inf, 9.0, -torch.inf]])
+    preds_S = torch.tensor([[0.5, 1.0, 0.0]])
+    log_S = preds_S.log_softmax(1)[0]
+    # Sure of the label: nothing is said about the rest.
+    value = nkd_loss(preds_S, preds_T, torch.tensor([1]), gamma=1.0)
+    assert_close(value, -log_S[1])
+    # Sure of another class.
+    value = nkd_loss(preds_S, preds_T, torch.tensor([0]), gamma=1.0)
+    assert_close(value, -preds_S[:, 1:].log_softmax(1)[0, 0])

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from mmkd_plugin.models import (
     DKDLoss,
     KLDivergence,
+    LogitMapOutputs,
     NKDLoss,
     SDDLoss,
     region_logits,
@@ -300,13 +301,67 @@ def test_margin_of_500_at_temperature_4(base):
     assert maps_S.grad.abs().max() > 1e-3
 
 
-def test_no_synchronisation_in_a_step(batch, monkeypatch):
-    """Nothing asks the device for a value; on the CPU, nothing but labels."""
+@pytest.mark.parametrize('base', ['KLDivergence', 'DKDLoss', 'NKDLoss'])
+@pytest.mark.parametrize('weight_rule', ['label', 'teacher_global'])
+def test_no_synchronisation_in_a_step(base, weight_rule):
+    """On the device without values, whatever waits for one is an error."""
+    meta = torch.device('meta')
+    maps_S = torch.zeros(5, 6, 4, 4, device=meta, requires_grad=True)
+    maps_T = torch.zeros(5, 6, 8, 8, device=meta)
+    labels = torch.zeros(5, dtype=torch.long, device=meta)
+    loss = SDDLoss(base_loss=dict(type=base), weight_rule=weight_rule)
+    loss(maps_S, maps_T, labels).backward()
+    assert maps_S.grad.shape == maps_S.shape
+    # It is indeed one.
+    for wait in (
+        lambda: maps_T.sum().item(),
+        lambda: bool(maps_T.sum() > 0),
+        lambda: maps_T[maps_T > 0],
+        lambda: maps_T.cpu(),
+    ):
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            wait()
+
+
+def test_compiled(batch):
+    """One graph, in which the regions are a constant."""
+    loss = SDDLoss()
+    compiled = torch.compile(loss, backend='aot_eager')
+    for _ in range(2):
+        assert_close(compiled(*batch), loss(*batch), rtol=1e-12, atol=0)
+
+
+def test_small_map_after_large_ones_warns(warnings_seen):
     loss = SDDLoss(weight_rule='teacher_global')
+    large = torch.randn(2, 3, 8, 8)
+    loss(large, large)
+    assert not warnings_seen
+    loss(large[..., :2, :2], large)
+    assert len(warnings_seen) == 1
 
-    def refuse(*args):
-        raise AssertionError('a tensor was turned into a number')
 
-    for name in ('item', '__bool__', '__float__', '__int__', 'tolist', 'cpu'):
-        monkeypatch.setattr(torch.Tensor, name, refuse)
-    loss(*batch[:2])
+@pytest.mark.parametrize(
+    ('options', 'grid_size', 'wanted'),
+    [
+        (dict(), 4, None),
+        (dict(), None, None),
+        (dict(nested_pool=False), None, None),
+        (dict(scales=(1, 8)), 8, None),
+        (dict(nested_pool=False), 4, None),
+        (dict(scales=(1, 2, 8)), 4, 8),
+        (dict(), 8, 4),
+    ],
+)
+def test_grid_of_the_recorder(options, grid_size, wanted):
+    loss = SDDLoss(**options)
+    recorders = dict(preds_S=LogitMapOutputs(grid_size=grid_size))
+    fits = grid_size is None or grid_size == (
+        max(4, *loss.scales) if loss.nested_pool else None
+    )
+    if fits:
+        loss.check_recorders(recorders)
+        return
+    with pytest.raises(
+        ValueError, match=f'grid_size={grid_size}, .* need grid_size={wanted}'
+    ):
+        loss.check_recorders(recorders)
