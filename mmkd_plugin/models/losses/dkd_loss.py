@@ -15,8 +15,8 @@ from mmkd_plugin.utils.checks import (
 )
 from mmkd_plugin.utils.precision import full_precision
 
-from .kl_divergence import cross_gap, soften
 from .reduction import REDUCTIONS, reduce_samples
+from .softened import cross_gap, drop_label, soften
 
 
 def _soften_rest(logits: Tensor, labels: Tensor, tau: float) -> tuple:
@@ -25,13 +25,11 @@ def _soften_rest(logits: Tensor, labels: Tensor, tau: float) -> tuple:
     The margin ``z_t - logsumexp(others)`` is the logit of 'the target'
     against 'another class'; 1 - p_t would round to 0 for a sure model.
     """
+    rest, alone = drop_label(logits, labels)
+    soft, prob, top, log_partition = soften(rest, tau)
     target = logits.gather(1, labels).squeeze(1) / tau
-    others = logits.scatter(1, labels, -torch.inf)
-    soft, prob, top, log_partition = soften(others, tau)
-    margin = target - top - log_partition
-    # All others are dropped: the model is sure of the target.
-    alone = top.isneginf()
-    return soft, prob, log_partition, margin.masked_fill(alone, torch.inf)
+    margin = (target - top - log_partition).masked_fill(alone, torch.inf)
+    return soft, prob, log_partition, margin
 
 
 class _DecoupledKL(torch.autograd.Function):
@@ -55,9 +53,7 @@ class _DecoupledKL(torch.autograd.Function):
         soft_T, prob_T, log_T, margin_T = _soften_rest(preds_T, labels, tau)
         others = cross_gap(soft_S, soft_T, prob_T) + (log_S - log_T)
         # A teacher without other classes has nothing to say about them.
-        alone = margin_T.isposinf()
-        others.masked_fill_(alone, 0)
-        prob_T = torch.where(alone.unsqueeze(1), prob_S, prob_T)
+        others.masked_fill_(margin_T.isposinf(), 0)
         ctx.save_for_backward(preds_S, prob_S, prob_T, margin_S, margin_T)
         ctx.labels, ctx.tau = labels, tau
         target = 0
@@ -79,6 +75,7 @@ class _DecoupledKL(torch.autograd.Function):
             margin_S = margin_S - rest.logsumexp(dim=1)
         slope = margin_S.sigmoid() - margin_T.sigmoid()
         at_target = (grad_target * slope / ctx.tau).unsqueeze(1)
+        grad_others = grad_others.masked_fill(margin_T.isposinf(), 0)
         at_others = (grad_others / ctx.tau).unsqueeze(1)
         grad = prob_S * (at_others - at_target) - prob_T * at_others
         return grad.scatter(1, ctx.labels, at_target), None, None, None

@@ -1,8 +1,5 @@
 """Kullback-Leibler divergence of softened class probabilities."""
 
-from typing import Any
-
-import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
@@ -14,75 +11,9 @@ from mmkd_plugin.utils.checks import (
 from mmkd_plugin.utils.precision import full_precision
 
 from .reduction import REDUCTIONS, reduce_samples
+from .softened import SoftenedKL
 
 _REDUCTIONS = (*REDUCTIONS, 'mean')
-
-
-def soften(
-    logits: Tensor, tau: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Divide logits by the temperature and shift the largest to zero.
-
-    Not for autograd: it works in place, for the forward passes of functions
-    that know their gradient.
-
-    Args:
-        logits (Tensor): Shape ``(N, C, *)``.
-        tau (float): Temperature.
-
-    Returns:
-        tuple[Tensor, Tensor, Tensor, Tensor]: The shifted logits and their
-        softmax, ``(N, C, *)``, the largest logit before the shift and the
-        log of the partition function after it, ``(N, *)``.
-    """
-    soft = logits / tau
-    top = soft.amax(dim=1, keepdim=True)
-    prob = soft.sub_(top).softmax(dim=1)
-    # As the largest logit is zero now.
-    log_partition = -prob.amax(dim=1).log()
-    return soft, prob, top.squeeze(1), log_partition
-
-
-def cross_gap(soft_S: Tensor, soft_T: Tensor, prob_T: Tensor) -> Tensor:
-    """Sum the gaps of shifted logits, weighted with the teacher.
-
-    Args:
-        soft_S (Tensor): From :func:`soften`, shape ``(N, C, *)``.
-        soft_T (Tensor): Likewise; changed in place.
-        prob_T (Tensor): Likewise.
-
-    Returns:
-        Tensor: Shape ``(N, *)``.
-    """
-    # Where a class is dropped, 0 * -inf would be NaN.
-    gap = soft_T.sub_(soft_S).masked_fill_(prob_T == 0, 0)
-    return gap.mul_(prob_T).sum(dim=1)
-
-
-class _SoftenedKL(torch.autograd.Function):
-    """KL divergence over dim 1 with its gradient in closed form.
-
-    That gradient is the difference of two probabilities, which the forward
-    pass has at hand: about half the time of a graph of log-softmaxes.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, preds_S: Tensor, preds_T: Tensor, tau: float
-    ) -> Tensor:
-        soft_S, prob_S, _, log_S = soften(preds_S, tau)
-        soft_T, prob_T, _, log_T = soften(preds_T, tau)
-        ctx.save_for_backward(preds_S, prob_S, prob_T)
-        ctx.tau = tau
-        return cross_gap(soft_S, soft_T, prob_T) + (log_S - log_T)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple:
-        preds_S, prob_S, prob_T = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            # For a second derivative this has to be a function of the logits.
-            prob_S = (preds_S / ctx.tau).softmax(dim=1)
-        return (prob_S - prob_T) * (grad / ctx.tau).unsqueeze(1), None, None
 
 
 @full_precision
@@ -121,8 +52,8 @@ def kl_divergence(
         ValueError: If the shapes differ.
     """
     check_same_shape(preds_S, preds_T)
-    per_sample = (tau * tau) * _SoftenedKL.apply(
-        preds_S, preds_T.detach(), tau
+    per_sample = (tau * tau) * SoftenedKL.apply(
+        preds_S, preds_T.detach(), tau, False
     )
     if reduction == 'mean':
         return per_sample.sum() / max(preds_S.numel(), 1)

@@ -14,6 +14,7 @@ from mmkd_plugin.utils.checks import (
 from mmkd_plugin.utils.precision import full_precision
 
 from .reduction import REDUCTIONS, reduce_samples
+from .softened import SoftenedKL, drop_label
 
 
 @full_precision
@@ -61,21 +62,16 @@ def nkd_loss(
     preds_T = preds_T.detach()
     log_S = torch.log_softmax(preds_S, dim=1).gather(1, labels).squeeze(1)
     prob_T = torch.softmax(preds_T, dim=1).gather(1, labels).squeeze(1)
-    rest_S, rest_T = preds_S / tau, preds_T / tau
+    # Where the teacher has dropped the target, 0 * -inf would be NaN.
+    target = prob_T * log_S.masked_fill(prob_T == 0, 0)
     if mask_target:
-        rest_S = rest_S.scatter(1, labels, -torch.inf)
-        rest_T = rest_T.scatter(1, labels, -torch.inf)
+        preds_S, _ = drop_label(preds_S, labels)
+        preds_T, alone = drop_label(preds_T, labels)
+    others = SoftenedKL.apply(preds_S, preds_T, tau, True)
+    if mask_target:
         # A teacher without other classes has nothing to say about them.
-        alone = rest_T.amax(dim=1, keepdim=True).isneginf()
-        rest_T = rest_T.masked_fill(alone, 0)
-    rest = torch.softmax(rest_T, dim=1)
-    if mask_target:
-        rest = rest.masked_fill(alone, 0)
-    # Where a class is dropped or the target left out, 0 * -inf would be NaN.
-    log_rest = torch.log_softmax(rest_S, dim=1).masked_fill(rest == 0, 0)
-    others = (rest * log_rest).sum(dim=1)
-    log_S = log_S.masked_fill(prob_T == 0, 0)
-    per_sample = -prob_T * log_S - (gamma * tau * tau) * others
+        others = others.masked_fill(alone, 0)
+    per_sample = (gamma * tau * tau) * others - target
     return reduce_samples(per_sample, reduction)
 
 
