@@ -39,8 +39,11 @@ def full_precision(func: Callable) -> Callable:
         device = devices[0] if devices else 'cpu'
         args = [_upcast(arg) for arg in args]
         kwargs = {key: _upcast(arg) for key, arg in kwargs.items()}
-        # Some devices, 'meta' among them, have no autocast to switch off.
-        if not torch.amp.is_autocast_available(device):
+        # Asked first, as losses are called often and entering costs more.
+        if not (
+            torch.amp.is_autocast_available(device)
+            and torch.is_autocast_enabled(device)
+        ):
             return func(*args, **kwargs)
         with torch.autocast(device, enabled=False):
             return func(*args, **kwargs)

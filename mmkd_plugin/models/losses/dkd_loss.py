@@ -16,7 +16,7 @@ from mmkd_plugin.utils.checks import (
 from mmkd_plugin.utils.precision import full_precision
 
 from .reduction import REDUCTIONS, reduce_samples
-from .softened import cross_gap, drop_label, soften
+from .softened import cross_gap, drop_label, soften_
 
 
 def _soften_rest(logits: Tensor, labels: Tensor, tau: float) -> tuple:
@@ -26,7 +26,8 @@ def _soften_rest(logits: Tensor, labels: Tensor, tau: float) -> tuple:
     against 'another class'; 1 - p_t would round to 0 for a sure model.
     """
     rest, alone = drop_label(logits, labels)
-    soft, prob, top, log_partition = soften(rest, tau)
+    soft = rest.div_(tau)
+    prob, top, log_partition = soften_(soft)
     target = logits.gather(1, labels).squeeze(1) / tau
     margin = (target - top - log_partition).masked_fill(alone, torch.inf)
     return soft, prob, log_partition, margin
@@ -77,8 +78,9 @@ class _DecoupledKL(torch.autograd.Function):
         at_target = (grad_target * slope / ctx.tau).unsqueeze(1)
         grad_others = grad_others.masked_fill(margin_T.isposinf(), 0)
         at_others = (grad_others / ctx.tau).unsqueeze(1)
-        grad = prob_S * (at_others - at_target) - prob_T * at_others
-        return grad.scatter(1, ctx.labels, at_target), None, None, None
+        grad = prob_S * (at_others - at_target)
+        grad.addcmul_(prob_T, at_others, value=-1)
+        return grad.scatter_(1, ctx.labels, at_target), None, None, None
 
 
 @full_precision

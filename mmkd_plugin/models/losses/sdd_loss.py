@@ -70,6 +70,20 @@ def _region_matrix(
         return torch.cat(rows).to(device, dtype).contiguous()
 
 
+def _regions(
+    maps: Tensor, scales: tuple[int, ...], nested_pool: bool
+) -> Tensor:
+    batch, classes, height, width = maps.shape
+    matrix = _region_matrix(
+        height, width, scales, nested_pool, maps.dtype, maps.device
+    )
+    # One product for all scales, in the memory order that the map has.
+    if maps.is_contiguous():
+        flat = maps.view(batch * classes, height * width)
+        return (matrix @ flat.t()).view(len(matrix), batch, classes)
+    return (matrix @ maps.flatten(2).transpose(1, 2)).transpose(0, 1)
+
+
 @full_precision
 def region_logits(
     maps: Tensor,
@@ -92,15 +106,7 @@ def region_logits(
         Tensor: Shape ``(R, B, K)`` with ``R`` the sum of the squared scales:
         all cells of the first grid row by row, then of the next.
     """
-    batch, classes, height, width = maps.shape
-    matrix = _region_matrix(
-        height, width, tuple(scales), nested_pool, maps.dtype, maps.device
-    )
-    # One product for all scales, in the memory order that the map has.
-    if maps.is_contiguous():
-        flat = maps.view(batch * classes, height * width)
-        return (matrix @ flat.t()).view(len(matrix), batch, classes)
-    return (matrix @ maps.flatten(2).transpose(1, 2)).transpose(0, 1)
+    return _regions(maps, tuple(scales), nested_pool)
 
 
 def _check_maps(preds_S: Tensor, preds_T: Tensor) -> None:
@@ -211,7 +217,7 @@ def sdd_loss(
     with torch.no_grad():
         # The whole image leads, also where it is no region of the loss.
         whole = () if scales[0] == 1 else (1,)
-        regions_T = region_logits(preds_T, (*whole, *scales), nested_pool)
+        regions_T = _regions(preds_T, (*whole, *scales), nested_pool)
         if weight_rule == 'label':
             reference = check_labels(gt_labels, preds_S)
         else:
@@ -221,7 +227,7 @@ def sdd_loss(
         right = regions_T.gather(-1, wanted).squeeze(-1) == regions_T.amax(-1)
         complementary = (right != right[0])[len(whole) :]
         regions_T = regions_T[len(whole) :].flatten(0, 1)
-    regions_S = region_logits(preds_S, scales, nested_pool)
+    regions_S = _regions(preds_S, tuple(scales), nested_pool)
     count = regions_S.shape[0]
     regions_S = regions_S.flatten(0, 1)
     if teacher_connector is not None:

@@ -11,35 +11,31 @@ import torch
 from torch import Tensor
 
 
-def soften(
-    logits: Tensor, tau: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Divide logits by the temperature and shift the largest to zero.
+def soften_(soft: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Shift the largest logit to zero, in place, and take the softmax.
 
     Args:
-        logits (Tensor): Shape ``(N, C, *)``.
-        tau (float): Temperature.
+        soft (Tensor): Logits over the temperature, shape ``(N, C, *)``.
 
     Returns:
-        tuple[Tensor, Tensor, Tensor, Tensor]: The shifted logits and their
-        softmax, ``(N, C, *)``, the largest logit before the shift and the
-        log of the partition function after it, ``(N, *)``.
+        tuple[Tensor, Tensor, Tensor]: The softmax, ``(N, C, *)``, the largest
+        logit before the shift and the log of the partition function after
+        it, ``(N, *)``.
     """
-    soft = logits / tau
     top = soft.amax(dim=1, keepdim=True)
     prob = soft.sub_(top).softmax(dim=1)
     # As the largest logit is zero now.
     log_partition = -prob.amax(dim=1).log()
-    return soft, prob, top.squeeze(1), log_partition
+    return prob, top.squeeze(1), log_partition
 
 
 def cross_gap(soft_S: Tensor, soft_T: Tensor, prob_T: Tensor) -> Tensor:
     """Sum the gaps of shifted logits, weighted with the teacher.
 
     Args:
-        soft_S (Tensor): From :func:`soften`, shape ``(N, C, *)``.
+        soft_S (Tensor): After :func:`soften_`, shape ``(N, C, *)``.
         soft_T (Tensor): Likewise; changed in place.
-        prob_T (Tensor): Likewise.
+        prob_T (Tensor): The softmax of the latter.
 
     Returns:
         Tensor: Shape ``(N, *)``.
@@ -63,9 +59,9 @@ def drop_label(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         stays, so that softmaxes are finite.
     """
     rest = logits.scatter(1, labels, -torch.inf)
-    alone = rest.amax(dim=1, keepdim=True).isneginf()
+    alone = rest.detach().amax(dim=1, keepdim=True).isneginf()
     kept = torch.where(alone, logits.gather(1, labels), -torch.inf)
-    return rest.scatter(1, labels, kept), alone.squeeze(1)
+    return rest.scatter_(1, labels, kept), alone.squeeze(1)
 
 
 class SoftenedKL(torch.autograd.Function):
@@ -85,15 +81,16 @@ class SoftenedKL(torch.autograd.Function):
         tau: float,
         with_entropy: bool,
     ) -> Tensor:
-        soft_S, prob_S, _, log_S = soften(preds_S, tau)
-        soft_T, prob_T, _, log_T = soften(preds_T, tau)
+        soft_S, soft_T = preds_S / tau, preds_T / tau
+        prob_S, _, log_S = soften_(soft_S)
+        prob_T, _, log_T = soften_(soft_T)
         ctx.save_for_backward(preds_S, prob_S, prob_T)
         ctx.tau = tau
-        entropy = 0
         if with_entropy:
             products = prob_T * soft_T.nan_to_num(nan=torch.nan, neginf=0)
             entropy = log_T - products.sum(dim=1)
-        return cross_gap(soft_S, soft_T, prob_T) + (log_S - log_T) + entropy
+        divergence = cross_gap(soft_S, soft_T, prob_T) + (log_S - log_T)
+        return divergence + entropy if with_entropy else divergence
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
@@ -102,4 +99,4 @@ class SoftenedKL(torch.autograd.Function):
             # For a second derivative this has to be a function of the logits.
             prob_S = (preds_S / ctx.tau).softmax(dim=1)
         scale = (grad / ctx.tau).unsqueeze(1)
-        return (prob_S - prob_T) * scale, None, None, None
+        return (prob_S - prob_T).mul_(scale), None, None, None
