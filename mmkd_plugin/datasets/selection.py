@@ -37,6 +37,20 @@ class Selection:
     fallback: bool
 
 
+@dataclass(frozen=True)
+class EntropySelection:
+    """A choice of the images with the largest entropy.
+
+    Attributes:
+        indices (np.ndarray): Positions in the data set, int64, in decreasing
+            order of entropy.
+        min_entropy (float): The least entropy among them, in nats.
+    """
+
+    indices: np.ndarray
+    min_entropy: float
+
+
 def _quantile(uncertainty: np.ndarray, gamma: float) -> float:
     """The ceil(gamma N)-th smallest uncertainty."""
     # 0.07 * 100 is 7.000...01, which is meant to be 7.
@@ -138,4 +152,31 @@ def select(
         threshold=threshold,
         order=order,
         fallback=fallback,
+    )
+
+
+def select_by_entropy(scores: Scores, num_samples: int) -> EntropySelection:
+    """Select the images about which the teacher is the least decided.
+
+    Args:
+        scores (Scores): The teacher's scores of ``N`` images.
+        num_samples (int): How many, at most ``N``.
+
+    Returns:
+        EntropySelection: The choice. Among equal entropies, the images that
+        come first in the data set.
+
+    Raises:
+        ValueError: If there are fewer images.
+    """
+    entropy = scores.entropy
+    if num_samples > len(entropy):
+        raise ValueError(
+            f'num_samples={num_samples} is more than the {len(entropy)} '
+            f'images of the data set'
+        )
+    indices = np.argsort(-entropy, kind='stable')[:num_samples]
+    return EntropySelection(
+        indices=indices.astype(np.int64),
+        min_entropy=float(entropy[indices[-1]]),
     )

@@ -8,7 +8,10 @@ from mmengine.dist import get_rank
 from mmengine.registry import init_default_scope
 from toy_runs import PREPROCESSOR, classifier, make_dataset, save_teacher
 
-from mmkd_plugin.datasets import AdaptiveThresholdSampler
+from mmkd_plugin.datasets import (
+    AdaptiveThresholdSampler,
+    EntropySubsetSampler,
+)
 from mmkd_plugin.datasets.scoring import cached_scores, score_dataset
 
 
@@ -34,11 +37,20 @@ def raised(function, *args, **kwargs):
 
 
 def sampler(ckpt, cache=None, num_samples=7, **kwargs):
-    init_default_scope('mmpretrain')
-    built = AdaptiveThresholdSampler(
-        make_dataset(21),
+    return build(
+        AdaptiveThresholdSampler,
+        ckpt,
+        cache,
         num_samples=num_samples,
         gamma=0.8,
+        **kwargs,
+    )
+
+
+def build(kind, ckpt, cache, **kwargs):
+    init_default_scope('mmpretrain')
+    built = kind(
+        make_dataset(21),
         teacher=classifier(),
         teacher_ckpt=ckpt,
         data_preprocessor=PREPROCESSOR,
@@ -52,6 +64,7 @@ def sampler(ckpt, cache=None, num_samples=7, **kwargs):
     return dict(
         indices=built.indices.tolist(),
         uncertainty=built.scores.uncertainty,
+        entropy=built.scores.entropy,
         length=len(built),
         seed=built.seed,
         epochs=epochs,
@@ -80,6 +93,11 @@ def on_a_rank(rank, folder, ckpt):
     cache = f'{folder}/scores.npz'
     answer['made'] = sampler(ckpt, cache)
     answer['drawn'] = sampler(ckpt, cache, order='random', seed=None)
+    # Without a cache every rank scores its share, with it nobody does.
+    for name, path in (('entropy', None), ('entropy, cached', cache)):
+        answer[name] = build(
+            EntropySubsetSampler, ckpt, path, num_samples=7, seed=4
+        )
     answer['stale'] = raised(
         cached_scores, never, cache, lambda: dict(teacher='another')
     )
@@ -138,6 +156,22 @@ def test_ranks_share_every_epoch(answers):
         assert mixed == [*order, order[0]]
         assert sorted(mixed[:7]) == one['indices']
     assert len({tuple(epoch) for epoch in one['epochs']}) == 3
+
+
+def test_the_subset_by_entropy_is_that_of_one_process(answers):
+    ckpt, ranks = answers
+    alone = build(EntropySubsetSampler, ckpt, None, num_samples=7, seed=4)
+    assert alone['indices'] == sorted(np.argsort(-alone['entropy'])[:7])
+    for name in ('entropy', 'entropy, cached'):
+        one, two = (answer[name] for answer in ranks)
+        assert one['indices'] == two['indices'] == alone['indices']
+        assert one['entropy'].tolist() == two['entropy'].tolist()
+        assert one['entropy'] == pytest.approx(alone['entropy'])
+        for first, second, order in zip(
+            one['epochs'], two['epochs'], alone['epochs'], strict=True
+        ):
+            mixed = np.stack([first, second], 1).flatten().tolist()
+            assert mixed == [*order, order[0]]
 
 
 @pytest.mark.parametrize(

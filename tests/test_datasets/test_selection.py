@@ -8,7 +8,12 @@ import pytest
 import torch
 
 from mmkd_plugin.datasets.scoring import Scores, score_logits
-from mmkd_plugin.datasets.selection import ORDERS, THRESHOLDS, select
+from mmkd_plugin.datasets.selection import (
+    ORDERS,
+    THRESHOLDS,
+    select,
+    select_by_entropy,
+)
 
 
 def make_scores(uncertainty, predicted=None, num_classes=10):
@@ -272,3 +277,82 @@ def test_class_quantile_gives_each_class_its_share(order):
     # Without it, the sure classes take all.
     plain = select(scores, 250, 0.5, 'quantile', 'confident')
     assert np.bincount(predicted[plain.indices], minlength=3)[2] <= 2
+
+
+def of_logits(logits):
+    logits = torch.as_tensor(logits)
+    return Scores(
+        *(part.numpy() for part in score_logits(logits)), logits.shape[1]
+    )
+
+
+def test_golden_vectors_of_the_subset_by_entropy(golden):
+    for case in golden('mosaic_ood_subset'):
+        found = select_by_entropy(of_logits(case['logits']), int(case['k']))
+        assert found.indices.tolist() == case['selected_index'].tolist()
+        assert found.indices.dtype == np.int64
+        # The k-th entropy, by its definition: here nothing underflows.
+        p = torch.tensor(case['logits']).double().softmax(1)
+        entropy = sorted((-p * p.log()).sum(1).tolist(), reverse=True)
+        assert found.min_entropy == pytest.approx(
+            entropy[int(case['k']) - 1], rel=1e-12
+        )
+
+
+def entropy_of_two(gap):
+    """Of two logits: p log(1 + e^gap) and (1 - p) log(1 + e^-gap)."""
+    q = 1 / (1 + math.exp(gap))
+    return (1 - q) * math.log1p(math.exp(-gap)) + q * (
+        gap + math.log1p(math.exp(-gap))
+    )
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_entropy_where_the_softmax_underflows(dtype):
+    gaps = [2000, 0, 500, 40, 120, 2, 700]
+    logits = torch.zeros(len(gaps), 2, dtype=dtype)
+    logits[:, 1] = torch.tensor(gaps)
+    p = logits.float().softmax(1)
+    # By p log p these are NaN, which a sort takes for the largest.
+    assert (p * p.log()).sum(1).isnan().tolist() == [gap > 104 for gap in gaps]
+    scores = of_logits(logits)
+    assert np.isfinite(scores.entropy).all()
+    expected = [0.0 if gap > 709 else entropy_of_two(gap) for gap in gaps]
+    assert scores.entropy == pytest.approx(expected, rel=1e-12, abs=0)
+    found = select_by_entropy(scores, len(gaps))
+    assert [gaps[i] for i in found.indices] == sorted(gaps)
+    assert found.min_entropy == 0
+    assert select_by_entropy(scores, 3).min_entropy == pytest.approx(
+        entropy_of_two(40), rel=1e-12, abs=0
+    )
+
+
+def test_equal_entropies_go_by_position():
+    # All of them but one, and the saturated ones of either sign of zero
+    logits = torch.zeros(40, 3)
+    logits[:, 0] = 2000
+    logits[1::2, 1] = 2000
+    logits[7] = 1
+    order = [7, *range(1, 7, 2), *range(9, 40, 2), *range(0, 40, 2)]
+    scores = of_logits(logits)
+    for num_samples in (1, 2, 13, 25, 40):
+        found = select_by_entropy(scores, num_samples)
+        assert found.indices.tolist() == order[:num_samples]
+    assert select_by_entropy(scores, 20).min_entropy == pytest.approx(
+        math.log(2)
+    )
+
+
+def test_entropy_is_not_the_uncertainty():
+    """Half and half has less entropy than 0.6 and the rest spread."""
+    p = torch.tensor([[0.5, 0.5, 1e-9, 1e-9, 1e-9], [0.6, *[0.1] * 4]])
+    scores = of_logits(p.log())
+    assert scores.uncertainty[0] > scores.uncertainty[1]
+    assert select_by_entropy(scores, 1).indices.tolist() == [1]
+
+
+def test_more_images_by_entropy_than_there_are():
+    with pytest.raises(ValueError, match='num_samples=4 is more than the 3'):
+        select_by_entropy(make_scores([1, 2, 3]), 4)
+    found = select_by_entropy(make_scores([1, 2, 3]), 3)
+    assert found.indices.tolist() == [2, 1, 0]

@@ -1,6 +1,11 @@
 """Samplers."""
 
 from .adaptive_threshold_sampler import AdaptiveThresholdSampler
+from .entropy_subset_sampler import EntropySubsetSampler
 from .random_subset_sampler import RandomSubsetSampler
 
-__all__ = ['AdaptiveThresholdSampler', 'RandomSubsetSampler']
+__all__ = [
+    'AdaptiveThresholdSampler',
+    'EntropySubsetSampler',
+    'RandomSubsetSampler',
+]

@@ -1,57 +1,22 @@
 """Draw from those unlabeled images that the teacher can teach with."""
 
-import hashlib
 import logging
 import math
-import os
 from typing import Optional, Union
 
-import torch
-from mmengine.device import get_device
-from mmengine.dist import broadcast_object_list
 from mmengine.logging import print_log
-from mmengine.registry import DATA_SAMPLERS, MODELS
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from mmengine.registry import DATA_SAMPLERS
+from torch import nn
+from torch.utils.data import Dataset
 
-from mmkd_plugin.datasets.array_images import array_collate
-from mmkd_plugin.datasets.scoring import (
-    Scores,
-    cached_scores,
-    dataset_fingerprint,
-    load_scores,
-    score_dataset,
-    weights_fingerprint,
-)
 from mmkd_plugin.datasets.selection import ORDERS, THRESHOLDS, select
-from mmkd_plugin.utils.architecture import build_architecture
-from mmkd_plugin.utils.checkpoint import load_strict, load_weights
 from mmkd_plugin.utils.checks import check_choice, check_number
-from mmkd_plugin.utils.running_algorithm import running_algorithm
 
-from .subset_sampler import SubsetSampler, check_count
-
-
-def _score_key(
-    model: nn.Module, preprocessor: nn.Module, dataset: Dataset
-) -> dict[str, str]:
-    """Name what the scores depend on."""
-    options = [type(preprocessor).__name__]
-    for name in ('mean', 'std', 'to_rgb', 'pad_size_divisor', 'pad_value'):
-        value = getattr(preprocessor, name, None)
-        # Not repr(): it rounds, and it names the device.
-        if isinstance(value, Tensor):
-            value = value.flatten().tolist()
-        options.append(f'{name}={value}')
-    return dict(
-        teacher=weights_fingerprint(model),
-        dataset=dataset_fingerprint(dataset),
-        transform=hashlib.sha256(str(options).encode()).hexdigest(),
-    )
+from .scored_subset_sampler import ScoredSubsetSampler
 
 
 @DATA_SAMPLERS.register_module()
-class AdaptiveThresholdSampler(SubsetSampler):
+class AdaptiveThresholdSampler(ScoredSubsetSampler):
     """Adaptive-threshold selection of unlabeled samples.
 
     When it is built, the teacher runs once over all images, without
@@ -143,28 +108,22 @@ class AdaptiveThresholdSampler(SubsetSampler):
             order=order,
             batch_size=batch_size,
         )
-        super().__init__(dataset, shuffle=shuffle, seed=seed)
-        model, preprocessor = self._teacher(
-            teacher, teacher_ckpt, data_preprocessor
+        super().__init__(
+            dataset,
+            teacher=teacher,
+            teacher_ckpt=teacher_ckpt,
+            data_preprocessor=data_preprocessor,
+            cache_file=cache_file,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            shuffle=shuffle,
+            seed=seed,
         )
-
-        def logits(batch: dict) -> Tensor:
-            inputs = preprocessor(batch, False)['inputs']
-            return model(inputs, mode='tensor')
-
-        self.scores: Scores = cached_scores(
-            lambda: score_dataset(logits, dataset, batch_size, num_workers),
-            cache_file,
-            lambda: _score_key(model, preprocessor, dataset),
-        )
-        choice = [
+        self.selection = self._of_rank_0(
             select(
                 self.scores, num_samples, gamma, threshold, order, self.seed
             )
-        ]
-        # Equal scores give equal choices; sending the choice makes sure.
-        broadcast_object_list(choice)
-        self.selection = choice[0]
+        )
         self.indices = self.selection.indices
         self._report(num_samples, strict)
 
@@ -190,94 +149,12 @@ class AdaptiveThresholdSampler(SubsetSampler):
         Raises:
             ValueError: If one is out of its range.
         """
-        check_count('num_samples', num_samples)
-        check_count('batch_size', batch_size)
+        ScoredSubsetSampler.check_options(
+            num_samples=num_samples, batch_size=batch_size
+        )
         check_number('gamma', gamma, above=0, below=1)
         check_choice('threshold', threshold, THRESHOLDS)
         check_choice('order', order, ORDERS)
-
-    @classmethod
-    def check_inputs(
-        cls,
-        dataset: Dataset,
-        algorithm: nn.Module,
-        *,
-        teacher: Optional[Union[dict, nn.Module]] = None,
-        teacher_ckpt: Optional[str] = None,
-        data_preprocessor: Optional[dict] = None,
-        cache_file: Optional[str] = None,
-        **_,
-    ) -> None:
-        """Check teacher and cache without scoring the whole data set.
-
-        Args:
-            dataset (Dataset): The images.
-            algorithm (nn.Module): The model that is to be trained.
-            teacher (dict or nn.Module, optional): See the class.
-            teacher_ckpt (str, optional): See the class.
-            data_preprocessor (dict, optional): See the class.
-            cache_file (str, optional): See the class.
-
-        Raises:
-            ValueError: If the cache is corrupt or stale, or the teacher's
-                logits of the first images are not finite.
-        """
-        if teacher is None and hasattr(algorithm, 'teacher'):
-            model = algorithm.teacher
-            preprocessor = algorithm.data_preprocessor
-        else:
-            model, preprocessor = cls._teacher(
-                teacher, teacher_ckpt, data_preprocessor
-            )
-        if cache_file is not None and os.path.exists(cache_file):
-            load_scores(cache_file, _score_key(model, preprocessor, dataset))
-            return
-        first = Subset(dataset, range(min(len(dataset), 8)))
-        batch = next(iter(DataLoader(first, 8, collate_fn=array_collate)))
-        with torch.no_grad():
-            logits = model(preprocessor(batch, False)['inputs'], mode='tensor')
-        if not torch.isfinite(logits).all():
-            raise ValueError(
-                'the teacher gives NaN or infinite logits for the first '
-                'images: check its checkpoint and the normalisation'
-            )
-
-    @staticmethod
-    def _teacher(
-        teacher: Optional[Union[dict, nn.Module]],
-        teacher_ckpt: Optional[str],
-        data_preprocessor: Optional[dict],
-    ) -> tuple[nn.Module, nn.Module]:
-        """Get the teacher and its preprocessor, ready to run."""
-        if teacher is None:
-            algorithm = running_algorithm()
-            if algorithm is None:
-                raise ValueError(
-                    'AdaptiveThresholdSampler has no teacher: use it in a '
-                    'run whose model is a SingleTeacherDistill, or give '
-                    'teacher, teacher_ckpt and data_preprocessor'
-                )
-            return algorithm.teacher, algorithm.data_preprocessor
-        if data_preprocessor is None:
-            raise ValueError(
-                'a teacher of its own needs its data_preprocessor, too'
-            )
-        if isinstance(teacher, dict):
-            if teacher_ckpt is None:
-                raise ValueError(
-                    'teacher_ckpt is missing: the answers of an untrained '
-                    'teacher select nothing. Give the path of its '
-                    'checkpoint, or a built teacher'
-                )
-            teacher = build_architecture(teacher)
-        if teacher_ckpt is not None:
-            weights = load_weights(os.fspath(teacher_ckpt))
-            load_strict(teacher, weights, f'teacher from {teacher_ckpt}')
-        teacher.train(False)
-        if isinstance(data_preprocessor, dict):
-            data_preprocessor = MODELS.build(data_preprocessor)
-        device = get_device()
-        return teacher.to(device), data_preprocessor.to(device)
 
     def _report(self, num_samples: int, strict: bool) -> None:
         found = self.selection

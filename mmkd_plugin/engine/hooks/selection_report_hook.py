@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
+from mmkd_plugin.datasets.selection import EntropySelection
 from mmkd_plugin.utils.checks import check_number
 
 from ..report import (
@@ -34,14 +36,18 @@ _LEFT_OUT = {
 
 @HOOKS.register_module()
 class SelectionReportHook(Hook):
-    """Draw the selection of :class:`AdaptiveThresholdSampler`.
+    """Draw the selection of a sampler that scores the images.
 
-    Before training, it writes into ``<work_dir>/selection``:
+    Such are :class:`AdaptiveThresholdSampler` and
+    :class:`EntropySubsetSampler`. Before training, the hook writes into
+    ``<work_dir>/selection``:
 
     * ``confidence.png``: the histogram of the teacher's confidences with the
-      threshold, the chosen band, and the classes that were chosen;
+      threshold, the chosen band, and the classes that were chosen (not for
+      a choice by entropy, which has no threshold on the confidence);
     * ``montage.png``: some of the chosen images, of those that the teacher is
-      too uncertain about, and of the other candidates;
+      too uncertain about, and of the other candidates; by entropy, some of
+      the chosen and of the other images;
     * ``selection.json``: the numbers.
 
     The pictures go to the visualizer, too, so that TensorBoard shows them.
@@ -75,23 +81,6 @@ class SelectionReportHook(Hook):
         folder = Path(runner.work_dir) / 'selection'
         classes = self._classes(runner)
 
-        note = f'threshold: {selection.threshold}, order: {selection.order}'
-        if selection.fallback:
-            note += (
-                ' - no image is over delta, so the most certain ones are taken'
-            )
-        histogram = render(
-            confidence_figure(
-                scores.uncertainty,
-                scores.predicted,
-                selection.candidates,
-                selection.indices,
-                selection.delta,
-                selection.gamma,
-                scores.num_classes,
-                note,
-            )
-        )
         swap = not self._is_rgb(runner)
         rows = [
             (
@@ -103,12 +92,16 @@ class SelectionReportHook(Hook):
             )
             for title, indices in self._montage_rows(scores, selection)
         ]
-        montage = render(montage_figure(rows, self.num_images))
+        pictures = {}
+        if isinstance(selection, EntropySelection):
+            # One of an earlier run here would pass for this run's.
+            (folder / CONFIDENCE_PICTURE).unlink(missing_ok=True)
+        else:
+            pictures[CONFIDENCE_PICTURE] = self._histogram(scores, selection)
+        pictures[MONTAGE_PICTURE] = montage_figure(rows, self.num_images)
 
-        for name, image in (
-            (CONFIDENCE_PICTURE, histogram),
-            (MONTAGE_PICTURE, montage),
-        ):
+        for name, figure in pictures.items():
+            image = render(figure)
             write_file(folder / name, png(image))
             runner.visualizer.add_image(
                 f'selection_{Path(name).stem}', image, step=runner.iter
@@ -120,20 +113,40 @@ class SelectionReportHook(Hook):
             f'images are selected; see {folder}'
         )
 
+    @staticmethod
+    def _histogram(scores, selection) -> Figure:
+        note = f'threshold: {selection.threshold}, order: {selection.order}'
+        if selection.fallback:
+            note += (
+                ' - no image is over delta, so the most certain ones are taken'
+            )
+        return confidence_figure(
+            scores.uncertainty,
+            scores.predicted,
+            selection.candidates,
+            selection.indices,
+            selection.delta,
+            selection.gamma,
+            scores.num_classes,
+            note,
+        )
+
     def _montage_rows(self, scores, selection) -> list:
         chosen = np.zeros(len(scores.uncertainty), dtype=bool)
         chosen[selection.indices] = True
-        candidates = np.asarray(selection.candidates, dtype=bool)
+        if isinstance(selection, EntropySelection):
+            groups = {'chosen': chosen, 'rejected: less entropy': ~chosen}
+        else:
+            candidates = np.asarray(selection.candidates, dtype=bool)
+            left_out = _LEFT_OUT.get(selection.order, 'rejected: over delta')
+            groups = {
+                'chosen': chosen,
+                'rejected: too uncertain': ~candidates & ~chosen,
+                left_out: candidates & ~chosen,
+            }
         generator = np.random.default_rng(self.seed)
         rows = []
-        for title, where in (
-            ('chosen', chosen),
-            ('rejected: too uncertain', ~candidates & ~chosen),
-            (
-                _LEFT_OUT.get(selection.order, 'rejected: over delta'),
-                candidates & ~chosen,
-            ),
-        ):
+        for title, where in groups.items():
             pool = np.flatnonzero(where)
             drawn = generator.choice(
                 pool, min(self.num_images, len(pool)), replace=False
@@ -190,15 +203,28 @@ class SelectionReportHook(Hook):
                 mean_entropy=_mean(scores.entropy[where]),
             )
 
+        everything = summary(np.ones(len(confidence), dtype=bool))
+        if isinstance(selection, EntropySelection):
+            rule = dict(
+                order='entropy',
+                min_entropy=finite(selection.min_entropy),
+                all=everything,
+            )
+        else:
+            rule = dict(
+                threshold=selection.threshold,
+                order=selection.order,
+                gamma=finite(selection.gamma),
+                delta=finite(selection.delta),
+                fallback=bool(selection.fallback),
+                all=everything,
+                candidates=summary(
+                    np.asarray(selection.candidates, dtype=bool)
+                ),
+            )
         chosen = scores.predicted[selection.indices]
         return dict(
-            threshold=selection.threshold,
-            order=selection.order,
-            gamma=finite(selection.gamma),
-            delta=finite(selection.delta),
-            fallback=bool(selection.fallback),
-            all=summary(np.ones(len(confidence), dtype=bool)),
-            candidates=summary(np.asarray(selection.candidates, dtype=bool)),
+            **rule,
             chosen=summary(selection.indices),
             classes=[str(c) for c in classes],
             chosen_per_class=np.bincount(

@@ -23,6 +23,7 @@ from toy_runs import (
 )
 
 import mmkd_plugin.datasets.samplers.adaptive_threshold_sampler as module
+import mmkd_plugin.datasets.samplers.scored_subset_sampler as base
 from mmkd_plugin.datasets import AdaptiveThresholdSampler, ArrayImages
 from mmkd_plugin.datasets.scoring import score_logits
 from mmkd_plugin.datasets.selection import ORDERS, THRESHOLDS
@@ -354,7 +355,7 @@ def test_teacher_with_nan_weights(tmp_path, teacher):
 
 def forbid_scoring(monkeypatch):
     monkeypatch.setattr(
-        module, 'score_dataset', lambda *_: pytest.fail('scored again')
+        base, 'score_dataset', lambda *_: pytest.fail('scored again')
     )
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, SequentialSampler
 
 from mmkd_plugin.datasets import ArrayImages, array_collate
+from mmkd_plugin.datasets.selection import select_by_entropy
 from mmkd_plugin.engine.hooks import SelectionReportHook
 
 CLASSES = ['zero', 'one', 'two']
@@ -212,6 +213,48 @@ def test_other_selections(tmp_path, options):
     ).train()
     numbers = json.loads((tmp_path / 'selection/selection.json').read_text())
     assert numbers['chosen']['count'] == len(options.get('indices', CHOSEN))
+
+
+def by_entropy(dataset):
+    """The two most uncertain of :func:`with_selection` are chosen."""
+    sampler = with_selection(SequentialSampler(dataset))
+    sampler.selection = select_by_entropy(sampler.scores, 2)
+    return sampler
+
+
+def test_a_choice_by_entropy(tmp_path):
+    # Of an earlier run with another sampler
+    folder = tmp_path / 'selection'
+    folder.mkdir()
+    (folder / 'confidence.png').write_bytes(b'old')
+    build(tmp_path, by_entropy).train()
+    assert sorted(path.name for path in folder.iterdir()) == [
+        'montage.png',
+        'selection.json',
+    ]
+    (shown,) = tmp_path.glob('*/vis_data/vis_image/*.png')
+    assert shown.name == 'selection_montage_0.png'
+    numbers = json.loads((folder / 'selection.json').read_text())
+    assert numbers.pop('all')['count'] == 8
+    assert numbers.pop('chosen') == dict(
+        count=2,
+        mean_confidence=pytest.approx((np.exp(-2) + np.exp(-1.5)) / 2),
+        mean_entropy=pytest.approx(3.5),
+    )
+    assert numbers == dict(
+        order='entropy',
+        min_entropy=3.0,
+        classes=[],
+        chosen_per_class=[1, 1, 0],
+    )
+
+
+def test_montage_of_a_choice_by_entropy(tmp_path, monkeypatch):
+    rows = montage_rows(monkeypatch, build(tmp_path, by_entropy))
+    assert [row[:2] for row in rows] == [
+        ('chosen (2 images)', [0, 1]),
+        ('rejected: less entropy (6 images)', [2, 3, 4, 5, 6, 7]),
+    ]
 
 
 def test_other_samplers_are_left_alone(tmp_path):
