@@ -593,6 +593,9 @@ _TWO = dict(preds_S=torch.zeros(2, 3), preds_T=torch.zeros(2, 3))
 _TWO_MAPS = dict(
     preds_S=torch.zeros(2, 3, 2, 2), preds_T=torch.zeros(2, 3, 4, 4)
 )
+_SAME_MAPS = dict(
+    preds_S=torch.zeros(2, 3, 2, 2), preds_T=torch.zeros(2, 3, 2, 2)
+)
 _ONE_CLASS = dict(
     preds_S=torch.zeros(2, 1),
     preds_T=torch.zeros(2, 1),
@@ -633,6 +636,11 @@ LOSSES = dict(
             ({}, dict(_TUPLE, gt_labels=torch.tensor([0, 1])), _NO_TENSOR),
             ({}, dict(_TWO, gt_labels=None), 'are needed, but got None'),
             ({}, _ONE_CLASS, 'at least 2 classes are needed, but got 1'),
+            (
+                {},
+                dict(_SAME_MAPS, gt_labels=torch.tensor([0, 1])),
+                r'shape \(N, C\), but got \(2, 3, 2, 2\); .* SDDLoss',
+            ),
             *_wrong_labels(_TWO),
         ],
     ),
@@ -666,6 +674,11 @@ LOSSES = dict(
             ({}, dict(_TUPLE, gt_labels=torch.tensor([0, 1])), _NO_TENSOR),
             ({}, dict(_TWO, gt_labels=None), 'are needed, but got None'),
             ({}, _ONE_CLASS, 'at least 2 classes are needed, but got 1'),
+            (
+                {},
+                dict(_SAME_MAPS, gt_labels=torch.tensor([0, 1])),
+                r'shape \(N, C\), but got \(2, 3, 2, 2\); .* SDDLoss',
+            ),
             *_wrong_labels(_TWO),
         ],
     ),
@@ -748,7 +761,7 @@ LOSSES = dict(
             (dict(base_loss='DKDLoss'), "base_loss must be .* got 'DKDLoss'"),
             (
                 dict(base_loss=dict(type='DKDLoss', temperature=4.0)),
-                "base_loss: DKDLoss has no option 'temperature'; known: ",
+                "base_loss: DKDLoss has no option 'temperature'; .*tau$",
             ),
             (
                 dict(base_loss=dict(type='DKDLos')),

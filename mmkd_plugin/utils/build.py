@@ -8,27 +8,54 @@ from mmengine.registry import Registry
 from .checks import nearest
 
 
+def _find(where: str, registry: Registry, config: dict) -> Any:
+    """Find the class or function that a config names."""
+    kind = config['type']
+    if isinstance(kind, str) and kind.strip('.'):
+        with registry.switch_scope_and_registry(config.get('_scope_')) as here:
+            found = here.get(kind)
+        if found is not None:
+            return found
+        known = set(registry.module_dict)
+        for scope, child in registry.children.items():
+            known.update(f'{scope}.{name}' for name in child.module_dict)
+        raise ValueError(
+            f'{where}: there is no {kind!r} in the registry {registry.name}; '
+            f'{nearest(kind, known)}'
+        )
+    if not callable(kind):
+        raise ValueError(
+            f'{where}: type must be a name or a class, but got {kind!r}'
+        )
+    return kind
+
+
 def _check_options(where: str, kind: Any, config: dict) -> None:
-    parameters = inspect.signature(kind).parameters
+    try:
+        parameters = inspect.signature(kind).parameters
+    except (TypeError, ValueError):
+        # Some types of C have none to look at.
+        return
     kinds = inspect.Parameter
     if any(p.kind is kinds.VAR_KEYWORD for p in parameters.values()):
         return
+    name = getattr(kind, '__name__', repr(kind))
     given = [key for key in config if key not in ('type', '_scope_')]
     for key in given:
         if key not in parameters:
             raise ValueError(
-                f'{where}: {kind.__name__} has no option {key!r}; '
+                f'{where}: {name} has no option {key!r}; '
                 f'{nearest(key, parameters)}'
             )
     missing = [
-        name
-        for name, p in parameters.items()
+        key
+        for key, p in parameters.items()
         if p.default is kinds.empty
         and p.kind is not kinds.VAR_POSITIONAL
-        and name not in given
+        and key not in given
     ]
     if missing:
-        raise ValueError(f'{where}: {kind.__name__} needs {missing}')
+        raise ValueError(f'{where}: {name} needs {missing}')
 
 
 def build_part(where: str, registry: Registry, config: dict) -> Any:
@@ -50,20 +77,9 @@ def build_part(where: str, registry: Registry, config: dict) -> Any:
         raise ValueError(
             f'{where} must be a config with its type, but got {config!r}'
         )
-    name = config['type']
-    with registry.switch_scope_and_registry(config.get('_scope_')) as scoped:
-        kind = scoped.get(name) if isinstance(name, str) else name
-    if kind is None:
-        known = set(registry.module_dict)
-        for child in registry.children.values():
-            known.update(child.module_dict)
-        raise ValueError(
-            f'{where}: there is no {name!r} in the registry {registry.name}; '
-            f'{nearest(name.rsplit(".", 1)[-1], known)}'
-        )
-    _check_options(where, kind, config)
+    _check_options(where, _find(where, registry, config), config)
     try:
         return registry.build(config)
-    except (KeyError, TypeError, ValueError) as error:
-        reason = error.args[0] if error.args else error
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        reason = error.args[0] if error.args else type(error).__name__
         raise ValueError(f'{where}: {reason}') from error

@@ -134,6 +134,19 @@ def check_same_shape(preds_S: Tensor, preds_T: Tensor, hint: str = '') -> None:
         )
 
 
+def check_rows(preds: Tensor) -> None:
+    """Check that logits are one row a sample.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    if preds.dim() != 2:
+        raise ValueError(
+            f'logits must have the shape (N, C), but got '
+            f'{tuple(preds.shape)}; for logit maps there is SDDLoss'
+        )
+
+
 def check_labels(gt_labels: Tensor, preds: Tensor) -> Tensor:
     """Return labels as int64 if there is one class index a sample.
 

@@ -53,8 +53,23 @@ def test_scopes(scope):
             dict(type='LinearConnector', in_channels=3),
             r"part: LinearConnector needs \['out_channels'\]",
         ),
+        *(
+            (dict(type=bad), 'part: type must be a name or a class, but got')
+            for bad in (None, 5, '', ['X'])
+        ),
+        (
+            dict(type='LabelSmoothLoss', label_smooth_val=3),
+            "there is no 'LabelSmoothLoss' .* mmpretrain.LabelSmoothLoss",
+        ),
+        (
+            dict(type='mmpretrain.LabelSmoothLoss', label_smooth_val=3),
+            'part: LabelSmoothLoss accepts a float .* gets 3',
+        ),
     ],
 )
 def test_names_the_part(config, message):
-    with pytest.raises(ValueError, match=message):
+    with (
+        DefaultScope.overwrite_default_scope(None),
+        pytest.raises(ValueError, match=message),
+    ):
         build_part('part', MODELS, config)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmkd_plugin.structures import BatchSamples
 from mmkd_plugin.utils.architecture import build_architecture
+from mmkd_plugin.utils.build import build_part
 from mmkd_plugin.utils.checkpoint import load_strict, load_weights
 from mmkd_plugin.utils.checks import check_label_range
 from mmkd_plugin.utils.running_algorithm import announce_algorithm
@@ -105,7 +106,7 @@ class SingleTeacherDistill(BaseModel):
         frozen.train(False)
         # In a tuple, so that nn.Module does not register it.
         self._teacher = (frozen,)
-        self.distiller = MODELS.build(distiller)
+        self.distiller = build_part('distiller', MODELS, distiller)
         self.distiller.prepare_from_student(self.student)
         self.distiller.prepare_from_teacher(frozen)
         if channels_last:

@@ -138,6 +138,15 @@ class ConfigurableDistiller(BaseModule):
         init_cfg: Optional[dict] = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
+        for name, section in dict(
+            student_recorders=student_recorders,
+            teacher_recorders=teacher_recorders,
+            connectors=connectors,
+            distill_losses=distill_losses,
+            loss_forward_mappings=loss_forward_mappings,
+        ).items():
+            if section is not None and not isinstance(section, dict):
+                raise ValueError(f'{name} must be a dict, but got {section!r}')
         self.student_recorders = self._build_recorders(
             'student_recorders', student_recorders
         )

@@ -11,6 +11,7 @@ from mmkd_plugin.utils.checks import (
     check_choice,
     check_labels,
     check_number,
+    check_rows,
     check_same_shape,
 )
 from mmkd_plugin.utils.precision import full_precision
@@ -55,8 +56,10 @@ class _DecoupledKL(torch.autograd.Function):
         others = cross_gap(soft_S, soft_T, prob_T) + (log_S - log_T)
         # A teacher without other classes has nothing to say about them.
         others.masked_fill_(margin_T.isposinf(), 0)
-        ctx.save_for_backward(preds_S, prob_S, prob_T, margin_S, margin_T)
-        ctx.labels, ctx.tau = labels, tau
+        ctx.save_for_backward(
+            preds_S, labels, prob_S, prob_T, margin_S, margin_T
+        )
+        ctx.tau = tau
         target = 0
         for sign in (1, -1):
             prob = (sign * margin_T).sigmoid()
@@ -66,21 +69,22 @@ class _DecoupledKL(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_target: Tensor, grad_others: Tensor) -> tuple:
-        preds_S, prob_S, prob_T, margin_S, margin_T = ctx.saved_tensors
+        preds_S, labels, prob_S, prob_T, margin_S, margin_T = ctx.saved_tensors
         if torch.is_grad_enabled():
             # For a second derivative they have to be functions of the logits.
-            soft = preds_S / ctx.tau
-            rest = soft.scatter(1, ctx.labels, -torch.inf)
+            rest, alone = drop_label(preds_S, labels)
+            rest = rest / ctx.tau
             prob_S = rest.softmax(dim=1)
-            margin_S = soft.gather(1, ctx.labels).squeeze(1)
-            margin_S = margin_S - rest.logsumexp(dim=1)
+            target = preds_S.gather(1, labels).squeeze(1) / ctx.tau
+            margin_S = target - rest.logsumexp(dim=1)
+            margin_S = margin_S.masked_fill(alone, torch.inf)
         slope = margin_S.sigmoid() - margin_T.sigmoid()
         at_target = (grad_target * slope / ctx.tau).unsqueeze(1)
         grad_others = grad_others.masked_fill(margin_T.isposinf(), 0)
         at_others = (grad_others / ctx.tau).unsqueeze(1)
         grad = prob_S * (at_others - at_target)
         grad.addcmul_(prob_T, at_others, value=-1)
-        return grad.scatter_(1, ctx.labels, at_target), None, None, None
+        return grad.scatter_(1, labels, at_target), None, None, None
 
 
 @full_precision
@@ -125,6 +129,7 @@ def dkd_loss(
         ValueError: If shapes or labels do not fit.
     """
     check_same_shape(preds_S, preds_T)
+    check_rows(preds_S)
     labels = check_labels(gt_labels, preds_S).unsqueeze(1)
     target, others = _DecoupledKL.apply(preds_S, preds_T.detach(), labels, tau)
     per_sample = (tau * tau) * (alpha * target + beta * others)

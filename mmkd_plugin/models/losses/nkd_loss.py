@@ -9,6 +9,7 @@ from mmkd_plugin.utils.checks import (
     check_flag,
     check_labels,
     check_number,
+    check_rows,
     check_same_shape,
 )
 from mmkd_plugin.utils.precision import full_precision
@@ -58,12 +59,14 @@ def nkd_loss(
         ValueError: If shapes or labels do not fit.
     """
     check_same_shape(preds_S, preds_T)
+    check_rows(preds_S)
     labels = check_labels(gt_labels, preds_S).unsqueeze(1)
     preds_T = preds_T.detach()
     log_S = torch.log_softmax(preds_S, dim=1).gather(1, labels).squeeze(1)
     prob_T = torch.softmax(preds_T, dim=1).gather(1, labels).squeeze(1)
-    # Where the teacher has dropped the target, 0 * -inf would be NaN.
-    target = prob_T * log_S.masked_fill(prob_T == 0, 0)
+    # Where both have dropped the target, 0 * -inf would be NaN.
+    nothing = (prob_T == 0) & log_S.isneginf()
+    target = prob_T * log_S.masked_fill(nothing, 0)
     if mask_target:
         preds_S, _ = drop_label(preds_S, labels)
         preds_T, alone = drop_label(preds_T, labels)

@@ -264,7 +264,10 @@ def _build_base_loss(config: dict) -> nn.Module:
     try:
         loss = build_part('base_loss', MODELS, config)
     except ValueError as error:
-        if 'reduction' not in str(error):
+        if not any(
+            phrase in str(error)
+            for phrase in ("no option 'reduction'", "got 'none'")
+        ):
             raise
         raise ValueError(
             f"{error}; SDDLoss needs a loss with reduction='none'"
@@ -415,10 +418,11 @@ class SDDLoss(nn.Module):
         for argument, recorder in recorders.items():
             size = getattr(recorder, 'grid_size', None)
             if size is not None and size != grid:
+                fits = 'None' if grid is None else f'None or {grid}'
                 raise ValueError(
                     f'{argument} is recorded with grid_size={size}, but '
                     f'nested_pool={self.nested_pool} and scales={self.scales} '
-                    f'need grid_size={grid}, or None, which always fits'
+                    f'need grid_size={fits}'
                 )
 
     def forward(

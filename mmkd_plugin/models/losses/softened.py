@@ -40,10 +40,10 @@ def cross_gap(soft_S: Tensor, soft_T: Tensor, prob_T: Tensor) -> Tensor:
     Returns:
         Tensor: Shape ``(N, *)``.
     """
-    # Where the teacher has dropped a class, 0 * -inf or, with the student,
-    # 0 * NaN. A NaN of the input is in the probabilities, too.
-    gap = soft_T.sub_(soft_S).nan_to_num_(nan=0, posinf=torch.inf, neginf=0)
-    return gap.mul_(prob_T).sum(dim=1)
+    # 0 * inf where a class is dropped: nothing, unless the student alone has
+    # dropped it. A NaN of the input is in the partition functions, too.
+    products = soft_T.sub_(soft_S).mul_(prob_T)
+    return products.nan_to_num_(nan=0, posinf=torch.inf).sum(dim=1)
 
 
 def drop_label(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

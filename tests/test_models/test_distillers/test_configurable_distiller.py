@@ -1100,13 +1100,13 @@ def test_runs_of_a_config_file_know_their_loop(tmp_path):
         ),
         optim_wrapper=dict(optimizer=FROZEN),
         default_hooks=dict(checkpoint=None, logger=None),
-        custom_hooks=[dict(type=Log)],
         log_level='ERROR',
     )
     config['train_cfg'] = dict(by_epoch=True, max_epochs=1)
     runner = Runner.from_cfg(Config(copy.deepcopy(config)))
+    log = Log()
+    runner.register_hook(log)
     runner.train()
-    (log,) = (hook for hook in runner.hooks if isinstance(hook, Log))
     assert log.losses == pytest.approx([0.5] * 3)
     config['train_cfg'] = dict(type='IterBasedTrainLoop', max_iters=5)
     config['experiment_name'] += '_iterations'

@@ -151,6 +151,32 @@ def test_student_alone_without_a_class():
     assert kl_divergence(preds_S, preds_T).isposinf()
 
 
+def test_second_derivative_where_one_class_is_left():
+    preds_S = torch.tensor([[1.0, -torch.inf, -torch.inf]])
+    preds_S.requires_grad_()
+    value = dkd_loss(
+        preds_S,
+        torch.tensor([[0.0, -torch.inf, -torch.inf]]),
+        torch.tensor([0]),
+    )
+    gradients = [
+        torch.autograd.grad(
+            value, preds_S, create_graph=again, retain_graph=True
+        )[0]
+        for again in (False, True)
+    ]
+    assert_close(*gradients)
+    assert gradients[0].abs().max() == 0
+
+
+def test_underflowing_teacher_where_the_student_has_dropped():
+    """No 0 * inf: what has probability zero says nothing."""
+    preds_S = torch.tensor([[1.0, 2.0, -torch.inf]])
+    preds_T = torch.tensor([[0.0, 1.0, -300.0]])
+    expected = kl_divergence(preds_S[:, :2], preds_T[:, :2])
+    assert_close(kl_divergence(preds_S, preds_T), expected)
+
+
 def test_compiled(batch):
     compiled = torch.compile(dkd_loss, backend='aot_eager')
     values = [function(*batch) for function in (compiled, dkd_loss)]
