@@ -1,0 +1,548 @@
+"""Generator and discriminator of MosaicKD, and how they are trained."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Optional
+
+import torch
+from mmengine.optim import CosineAnnealingLR
+from mmengine.registry import MODELS, OPTIMIZERS
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmkd_plugin.models.generators import PatchDiscriminator
+from mmkd_plugin.models.generators.counts import check_count
+from mmkd_plugin.models.losses.mosaic_objective import (
+    PATCH_REDUCTIONS,
+    adversarial_loss,
+    alignment_loss,
+    balance_loss,
+    patch_discriminator_loss,
+    patch_generator_loss,
+)
+from mmkd_plugin.utils.build import build_part
+from mmkd_plugin.utils.checks import (
+    check_choice,
+    check_flag,
+    check_number,
+    nearest,
+)
+
+MODES = ('eval', 'train')
+OFFICIAL = dict(
+    adv_weight=1.0,
+    align_weight=1.0,
+    local_weight=1.0,
+    balance_weight=10.0,
+    patch_reduction='patch_sum',
+    balance_base=2.0,
+    weigh_discriminator=True,
+    student_mode='train',
+    sample_mode='train',
+    isolate_players=False,
+)
+# The weights are those of the official code at its 8x8 patches, in the
+# default's units: a mean over the patches, and nats.
+MENDED = dict(
+    adv_weight=1.0,
+    align_weight=1.0,
+    local_weight=64.0,
+    balance_weight=10.0 / math.log(2),
+    patch_reduction='mean',
+    balance_base=math.e,
+    weigh_discriminator=False,
+    student_mode='eval',
+    sample_mode='eval',
+    isolate_players=True,
+)
+
+
+class MosaicPlayers:
+    r"""Own MosaicKD's generator and discriminator, and train them.
+
+    Reference:
+        Fang et al., Mosaicking to Distill: Knowledge Distillation from
+        Out-of-Domain Data, NeurIPS 2021, https://arxiv.org/abs/2110.15094.
+        Written from a description of the authors' training script, which
+        has no licence.
+
+    An update makes images of noise once. The discriminator learns to tell
+    their patches from those of real out-of-domain images. Then the generator
+    learns, on the same images and with the updated discriminator, to
+    minimise
+
+    .. math::
+        w_{adv} L_{adv} + w_{align} L_{align} + w_{local} L_{local}
+        + w_{balance} L_{balance}
+
+    (:mod:`mmkd_plugin.models.losses.mosaic_objective`). The student's own
+    steps, on images of :meth:`sample`, are not made here; the official
+    script makes five an update.
+
+    Each difference to that script is an option. Those that default to None
+    take the mended value or, with ``compat='official'``, that of the script;
+    one that is given holds in either case. The forms that are NaN at large
+    logit gaps there are mended in both, as they are equal elsewhere.
+
+    Args:
+        generator (dict): Config of a network in ``MODELS`` like
+            :class:`~mmkd_plugin.models.generators.MosaicGenerator`: noise of
+            ``sample_latent`` in, images in [0, 1] out, and the attributes
+            ``image_size`` and ``out_channels``.
+        discriminator (dict): Config of a network in ``MODELS``: normalised
+            images in, one or more logits an image out.
+        mean (Sequence[float]): The teacher's normalisation, one number for
+            each channel in the order of the generator's.
+        std (Sequence[float]): Its standard deviations.
+        pixel_max (float): The white that ``mean`` and ``std`` are for: 255
+            for those of a data preprocessor, 1 for images in [0, 1].
+            Defaults to 255.
+        generator_optimizer (dict, optional): Config in ``OPTIMIZERS``.
+            Defaults to None, which is Adam with ``lr=1e-3`` and
+            ``betas=(0.5, 0.999)``, as published.
+        discriminator_optimizer (dict, optional): Same for the discriminator.
+            Defaults to None, the same Adam.
+        schedule_length (int, optional): Updates in which both learning rates
+            fall to 0 along a cosine, where they stay; the published runs
+            take that of the whole run. Defaults to None: constant.
+        seed (int): Of the noise, which is drawn on the CPU by a generator of
+            its own. Each process needs another one. Defaults to 0.
+        compat (str, optional): ``'official'``, or None for the mended form.
+            Defaults to None.
+        adv_weight (float, optional): Weight of the student's disagreement
+            with the teacher. Defaults to 1.
+        align_weight (float, optional): Weight of the entropy of the
+            teacher's answers. Defaults to 1.
+        local_weight (float, optional): Weight of the patches' realism.
+            Defaults to 64 on the mean over patches, and to 1 on the official
+            sum, which is the same at the 8x8 patches of 32x32 images.
+        balance_weight (float, optional): Weight of the balance of classes.
+            Defaults to 10 in bits (official), and to the same in nats,
+            14.43.
+        patch_reduction (str, optional): ``'mean'`` over the patches, so that
+            the meaning of ``local_weight`` depends neither on the resolution
+            nor on the size of a patch; or ``'patch_sum'``, the official sum,
+            which in the discriminator's loss also divides by the number of
+            fake images where fewer are real.
+        balance_base (float, optional): Base of the logarithm of the balance:
+            e, as in all other terms, or the official 2.
+        weigh_discriminator (bool, optional): Whether the discriminator's
+            loss is multiplied with ``local_weight``. That is official; Adam
+            hardly sees it, but with other optimizers the generator's weight
+            would change the discriminator's step. False by default.
+        student_mode (str, optional): Mode of the student in the generator's
+            step: ``'eval'``, the network that is going to be used, or the
+            official ``'train'``, its answer by batch statistics.
+        sample_mode (str, optional): Mode of the generator in :meth:`sample`:
+            ``'eval'``, which changes no state and makes an image that does
+            not depend on the others; or the official ``'train'``, which
+            moves the running statistics, which no one uses there.
+        isolate_players (bool, optional): Whether the generator's step leaves
+            teacher, student and discriminator as they are: no gradients of
+            their weights, which is also faster, and no moving running
+            statistics, in train mode either. No gradients are left behind at
+            the end. Officially, gradients pile up in the teacher, and in the
+            others until their own step clears them; the discriminator's and
+            the student's statistics take the generator's step in. True by
+            default.
+
+    Attributes:
+        generator (nn.Module): The network that makes images.
+        discriminator (nn.Module): The network that judges patches.
+        optimizers (dict[str, Optimizer]): ``'generator'`` and
+            ``'discriminator'``.
+        schedules (dict[str, CosineAnnealingLR]): Same keys; empty without
+            ``schedule_length``.
+
+    Raises:
+        ValueError: If an option is wrong, or if the networks or the
+            normalisation do not fit together.
+
+    Example:
+        >>> players = MosaicPlayers(
+        ...     dict(type='MosaicGenerator', base_channels=4),
+        ...     dict(type='PatchDiscriminator', base_channels=4),
+        ...     mean=(129.3, 124.1, 112.4),
+        ...     std=(68.2, 65.4, 70.4),
+        ... )
+        >>> players.sample(2).shape
+        torch.Size([2, 3, 32, 32])
+    """
+
+    def __init__(
+        self,
+        generator: dict,
+        discriminator: dict,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        pixel_max: float = 255.0,
+        generator_optimizer: Optional[dict] = None,
+        discriminator_optimizer: Optional[dict] = None,
+        schedule_length: Optional[int] = None,
+        seed: int = 0,
+        compat: Optional[str] = None,
+        adv_weight: Optional[float] = None,
+        align_weight: Optional[float] = None,
+        local_weight: Optional[float] = None,
+        balance_weight: Optional[float] = None,
+        patch_reduction: Optional[str] = None,
+        balance_base: Optional[float] = None,
+        weigh_discriminator: Optional[bool] = None,
+        student_mode: Optional[str] = None,
+        sample_mode: Optional[str] = None,
+        isolate_players: Optional[bool] = None,
+    ) -> None:
+        if compat is not None:
+            check_choice('compat', compat, ('official',))
+        unset = OFFICIAL if compat else MENDED
+
+        def number(name: str, value: Optional[float]) -> float:
+            value = unset[name] if value is None else value
+            return check_number(name, value, least=0)
+
+        def choice(name: str, value: Optional[str], known: tuple) -> str:
+            value = unset[name] if value is None else value
+            return check_choice(name, value, known)
+
+        def flag(name: str, value: Optional[bool]) -> bool:
+            return check_flag(name, unset[name] if value is None else value)
+
+        self.adv_weight = number('adv_weight', adv_weight)
+        self.align_weight = number('align_weight', align_weight)
+        self.local_weight = number('local_weight', local_weight)
+        self.balance_weight = number('balance_weight', balance_weight)
+        self.patch_reduction = choice(
+            'patch_reduction', patch_reduction, PATCH_REDUCTIONS
+        )
+        if balance_base is None:
+            balance_base = unset['balance_base']
+        self.balance_base = check_number('balance_base', balance_base, above=1)
+        self.weigh_discriminator = flag(
+            'weigh_discriminator', weigh_discriminator
+        )
+        self.student_mode = choice('student_mode', student_mode, MODES)
+        self.sample_mode = choice('sample_mode', sample_mode, MODES)
+        self.isolate_players = flag('isolate_players', isolate_players)
+        check_count('seed', seed, least=0)
+        if schedule_length is not None:
+            check_count('schedule_length', schedule_length)
+
+        self.generator = build_part('generator', MODELS, generator)
+        self.discriminator = build_part('discriminator', MODELS, discriminator)
+        for net in (self.generator, self.discriminator):
+            if getattr(net, 'init_cfg', None):
+                net.init_weights()
+            net.train()
+        self._check_networks()
+        self._mean = self._statistic('mean', mean, pixel_max)
+        self._std = self._statistic('std', std, pixel_max, above=0)
+
+        published = dict(type='Adam', lr=1e-3, betas=(0.5, 0.999))
+        self.optimizers = {
+            name: build_part(
+                f'{name}_optimizer',
+                OPTIMIZERS,
+                {**(config or published), 'params': [*net.parameters()]},
+            )
+            for name, net, config in (
+                ('generator', self.generator, generator_optimizer),
+                ('discriminator', self.discriminator, discriminator_optimizer),
+            )
+        }
+        self.schedules = {}
+        if schedule_length is not None:
+            self.schedules = {
+                name: CosineAnnealingLR(
+                    optimizer,
+                    T_max=schedule_length,
+                    # One more than its length, to arrive at 0.
+                    end=schedule_length + 1,
+                    by_epoch=False,
+                )
+                for name, optimizer in self.optimizers.items()
+            }
+        # Not on the device: the same noise everywhere.
+        self._noise = torch.Generator().manual_seed(seed)
+
+    def _check_networks(self) -> None:
+        judge, size = self.discriminator, self.generator.image_size
+        # Of other networks, the first update says it.
+        if not isinstance(judge, PatchDiscriminator):
+            return
+        judge.check_image_size(size, size)
+        channels = self.generator.out_channels
+        if judge.in_channels != channels:
+            raise ValueError(
+                f'the generator makes images of {channels} channels, but the '
+                f'discriminator takes {judge.in_channels}'
+            )
+
+    def _statistic(
+        self, name: str, values: Sequence[float], pixel_max: float, **bounds
+    ) -> Tensor:
+        check_number('pixel_max', pixel_max, above=0)
+        values = [check_number(name, float(v), **bounds) for v in values]
+        channels = self.generator.out_channels
+        if len(values) != channels:
+            raise ValueError(
+                f'{name} must have a number for each of the {channels} '
+                f'channels of the images, but got {values}'
+            )
+        # Rounded to the dtype of the images only where they are normalised.
+        values = torch.tensor(values, dtype=torch.double) / pixel_max
+        return values[:, None, None]
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Give images the teacher's normalisation.
+
+        Args:
+            images (Tensor): In [0, 1], shape ``(N, C, H, W)``.
+
+        Returns:
+            Tensor: Same shape and dtype.
+        """
+        return (images - self._mean.to(images)) / self._std.to(images)
+
+    def _latent(self, count: Optional[int], z: Optional[Tensor]) -> Tensor:
+        if (count is None) == (z is None):
+            raise ValueError(
+                'either a count of images or their noise z must be given, '
+                f'but got {"neither" if z is None else "both"}'
+            )
+        if z is not None:
+            return z
+        return self.generator.sample_latent(count, generator=self._noise)
+
+    @torch.no_grad()
+    def sample(
+        self, count: Optional[int] = None, *, z: Optional[Tensor] = None
+    ) -> Tensor:
+        """Make images, without a gradient.
+
+        Args:
+            count (int, optional): How many. Defaults to None: as many as
+                there is noise.
+            z (Tensor, optional): Noise, shape ``(N, latent_dim)``. Defaults
+                to None: it is drawn.
+
+        Returns:
+            Tensor: In [0, 1], shape ``(N, C, H, W)``.
+
+        Raises:
+            ValueError: If both or neither are given.
+        """
+        z = self._latent(count, z)
+        with _in_mode(self.generator, self.sample_mode):
+            return self.generator(z)
+
+    def update(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        real: Tensor,
+        *,
+        count: Optional[int] = None,
+        z: Optional[Tensor] = None,
+    ) -> dict[str, Tensor]:
+        """Make one step of the discriminator, then one of the generator.
+
+        Modes of all networks are afterwards what they were, also after an
+        exception; so is ``requires_grad`` with ``isolate_players``.
+
+        Args:
+            teacher (nn.Module): Normalised images in, logits of shape
+                ``(N, K)`` or ``(N, K, H, W)`` out. It is in eval mode here.
+            student (nn.Module): Same. It must not be wrapped for
+                distributed training, as this is no step of its own.
+            real (Tensor): Real images, normalised with the teacher's
+                statistics, without augmentation in the published runs, shape
+                ``(N', C, H, W)``, on the players' device.
+            count (int, optional): How many images to make. Defaults to None:
+                as many as are real.
+            z (Tensor, optional): Their noise, shape ``(N, latent_dim)``.
+                Defaults to None: it is drawn.
+
+        Returns:
+            dict[str, Tensor]: Scalars without a graph: ``loss_d``, and
+            ``loss_g`` with its unweighted terms ``loss_adv``,
+            ``loss_align``, ``loss_local`` and ``loss_balance``.
+
+        Raises:
+            ValueError: If the real images or the logits have a wrong shape,
+                or if both ``count`` and ``z`` are given.
+        """
+        if z is None and count is None:
+            count = len(real)
+        z = self._latent(count, z)
+        with (
+            _in_mode(self.generator, 'train'),
+            _in_mode(self.discriminator, 'train'),
+        ):
+            images = self.normalise(self.generator(z))
+            if not real.is_floating_point() or (
+                real.shape[1:] != images.shape[1:]
+            ):
+                raise ValueError(
+                    f'real images must be normalised and of shape '
+                    f'(N, {", ".join(map(str, images.shape[1:]))}), but got '
+                    f'{real.dtype} of shape {tuple(real.shape)}'
+                )
+            terms = self._step_discriminator(images.detach(), real)
+            terms |= self._step_generator(images, teacher, student)
+        for schedule in self.schedules.values():
+            schedule.step()
+        return {name: term.detach() for name, term in terms.items()}
+
+    def _step_discriminator(
+        self, fake: Tensor, real: Tensor
+    ) -> dict[str, Tensor]:
+        # One after the other: each has batch statistics of its own.
+        loss = patch_discriminator_loss(
+            self.discriminator(fake),
+            self.discriminator(real),
+            reduction=self.patch_reduction,
+        )
+        if self.weigh_discriminator:
+            loss = self.local_weight * loss
+        self._step('discriminator', loss)
+        return dict(loss_d=loss)
+
+    def _step_generator(
+        self, images: Tensor, teacher: nn.Module, student: nn.Module
+    ) -> dict[str, Tensor]:
+        with ExitStack() as stack:
+            if self.isolate_players:
+                for net in (teacher, student, self.discriminator):
+                    stack.enter_context(_untouched(net))
+            stack.enter_context(_in_mode(teacher, 'eval'))
+            stack.enter_context(_in_mode(student, self.student_mode))
+            preds_T, preds_S = teacher(images), student(images)
+            terms = dict(
+                loss_adv=adversarial_loss(preds_S, preds_T),
+                loss_align=alignment_loss(preds_T),
+                loss_local=patch_generator_loss(
+                    self.discriminator(images), reduction=self.patch_reduction
+                ),
+                loss_balance=balance_loss(preds_T, base=self.balance_base),
+            )
+            loss = (
+                self.adv_weight * terms['loss_adv']
+                + self.align_weight * terms['loss_align']
+                + self.local_weight * terms['loss_local']
+                + self.balance_weight * terms['loss_balance']
+            )
+            self._step('generator', loss)
+        return dict(loss_g=loss, **terms)
+
+    def _step(self, name: str, loss: Tensor) -> None:
+        optimizer = self.optimizers[name]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if self.isolate_players:
+            optimizer.zero_grad()
+
+    def to(self, *args, **kwargs) -> 'MosaicPlayers':
+        """Move networks and optimizers, as ``nn.Module.to`` does.
+
+        Args:
+            *args: Device, dtype or both.
+            **kwargs: The same by name.
+
+        Returns:
+            MosaicPlayers: Itself.
+        """
+        self.generator.to(*args, **kwargs)
+        self.discriminator.to(*args, **kwargs)
+        for optimizer in self.optimizers.values():
+            # Loading puts the state where the parameters are.
+            optimizer.load_state_dict(optimizer.state_dict())
+        return self
+
+    def _parts(self) -> dict:
+        return dict(
+            generator=self.generator,
+            discriminator=self.discriminator,
+            **{f'{k}_optimizer': v for k, v in self.optimizers.items()},
+            **{f'{k}_schedule': v for k, v in self.schedules.items()},
+        )
+
+    def state_dict(self) -> dict:
+        """Get everything that a resumed run needs.
+
+        Returns:
+            dict: States of networks, optimizers, schedules and of the noise:
+            tensors and plain Python objects. As usual, tensors are the live
+            ones, not copies.
+        """
+        states = {k: part.state_dict() for k, part in self._parts().items()}
+        return dict(states, noise=self._noise.get_state())
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Go on where another run has stopped.
+
+        A schedule goes on with the length that it had there.
+
+        Args:
+            state_dict (dict): Of :meth:`state_dict`.
+
+        Raises:
+            ValueError: If parts are missing or unknown, before any is
+                loaded.
+            RuntimeError: If the weights of a network do not fit.
+        """
+        parts = self._parts()
+        wanted = {*parts, 'noise'}
+        missing = sorted(wanted - state_dict.keys())
+        if missing:
+            raise ValueError(
+                f"the state of MosaicKD's players lacks {missing}; it has "
+                f'{sorted(state_dict)}'
+            )
+        for name in state_dict:
+            if name not in wanted:
+                raise ValueError(
+                    f"the state of MosaicKD's players has {name!r}, which "
+                    f'these do not have; {nearest(name, wanted)}'
+                )
+        for name, part in parts.items():
+            part.load_state_dict(state_dict[name])
+        self._noise.set_state(state_dict['noise'].cpu())
+
+
+@contextmanager
+def _in_mode(net: nn.Module, mode: str) -> Iterator[None]:
+    """Put a network into a mode, and each module back to its own."""
+    before = [(module, module.training) for module in net.modules()]
+    try:
+        net.train(mode == 'train')
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+@contextmanager
+def _untouched(net: nn.Module) -> Iterator[None]:
+    """Keep a network's gradients and running statistics as they are."""
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    # In train mode, they then take the statistics of the batch all the same;
+    # in eval mode, those that they have.
+    norms = [
+        module
+        for module in net.modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats
+    ]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        for norm in norms:
+            norm.track_running_stats = False
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        for norm in norms:
+            norm.track_running_stats = True
