@@ -14,7 +14,7 @@ def test_builds():
     )
 
 
-@pytest.mark.parametrize('scope', [None, 'mmpretrain'])
+@pytest.mark.parametrize('scope', ['mmengine', 'mmpretrain'])
 def test_scopes(scope):
     with DefaultScope.overwrite_default_scope(scope):
         for name in ('mmengine.KLDivergence', 'mmpretrain.CrossEntropyLoss'):
@@ -69,7 +69,8 @@ def test_scopes(scope):
 )
 def test_names_the_part(config, message):
     with (
-        DefaultScope.overwrite_default_scope(None),
+        # None would leave the scope of an earlier run in place.
+        DefaultScope.overwrite_default_scope('mmengine'),
         pytest.raises(ValueError, match=message),
     ):
         build_part('part', MODELS, config)
