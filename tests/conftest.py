@@ -4,20 +4,13 @@ The modules beside this file (``contract``, ``ddp``, ``toys``) can be imported
 by all tests, since pytest puts this folder on ``sys.path``.
 """
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from shared_data import shared_file
 
 # Tests with processes of their own, and small tensors, are slower with more.
 torch.set_num_threads(1)
-
-
-def _shared_folder() -> Path:
-    beside = Path(__file__).resolve().parents[1] / '..' / 'shared'
-    return Path(os.environ.get('MMKD_SHARED', beside))
 
 
 @pytest.fixture
@@ -25,12 +18,7 @@ def golden():
     """Function that reads golden vectors, a dict of arrays for each case."""
 
     def read(name):
-        path = _shared_folder() / 'golden' / f'{name}.npz'
-        if not path.is_file():
-            pytest.skip(
-                f'golden vectors {name}.npz are not there; set MMKD_SHARED '
-                f'to the folder that holds golden/'
-            )
+        path = shared_file(f'golden/{name}.npz')
         cases = {}
         with np.load(path) as arrays:
             for key in arrays:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmkd_plugin.models.generators import PatchDiscriminator
-from mmkd_plugin.models.generators.counts import check_count
 from mmkd_plugin.models.losses.mosaic_objective import (
     PATCH_REDUCTIONS,
     adversarial_loss,
@@ -24,6 +23,7 @@ from mmkd_plugin.models.losses.mosaic_objective import (
 from mmkd_plugin.utils.build import build_part
 from mmkd_plugin.utils.checks import (
     check_choice,
+    check_count,
     check_flag,
     check_number,
     nearest,

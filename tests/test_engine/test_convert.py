@@ -5,7 +5,6 @@ import copy
 import hashlib
 import os
 import re
-from pathlib import Path
 
 import mmpretrain
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from published_networks import NETWORKS, published_logits, published_state
+from shared_data import shared_file
 
 from mmkd_plugin.engine.convert import convert_checkpoint, recognise
 from mmkd_plugin.utils.checkpoint import load_strict, load_weights
@@ -354,14 +354,9 @@ def test_statistics_of_the_input(source, out):
 
 @pytest.mark.parametrize('depth', [20, 32, 44, 56])
 def test_real_checkpoints(depth, out):
-    beside = Path(__file__).resolve().parents[2] / '..' / 'shared'
-    folder = Path(os.environ.get('MMKD_SHARED', beside), 'data', 'checkpoints')
-    source = str(folder / f'cifar10_resnet{depth}_akamaster.pth')
-    if not os.path.isfile(source):
-        pytest.skip(
-            f'cifar10_resnet{depth}_akamaster.pth is not there; set '
-            f'MMKD_SHARED to the folder that holds data/checkpoints/'
-        )
+    source = str(
+        shared_file(f'data/checkpoints/cifar10_resnet{depth}_akamaster.pth')
+    )
     name = f'akamaster_resnet{depth}'
     config = config_of(name, classes=10)
     done = convert_checkpoint(config, source, out)

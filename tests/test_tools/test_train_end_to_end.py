@@ -16,10 +16,10 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from published_networks import published_state
+from shared_data import SHARED, shared_file
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / 'configs' / 'demo'
-SHARED = Path(os.environ.get('MMKD_SHARED', ROOT.parent / 'shared'))
 ENV = dict(os.environ, OMP_NUM_THREADS='1', PYTHON=sys.executable)
 # Small, but with dropped classes, connectors, four losses and a selection.
 SMALL = [
@@ -244,9 +244,7 @@ STRIPS = [sys.executable, str(SHARED / 'data' / 'strips.py')]
 @pytest.fixture(scope='module')
 def cifar100(tmp_path_factory):
     """Folder of the real CIFAR-100."""
-    archive = SHARED / 'data' / 'cifar100_lossless.zip'
-    if not archive.exists():
-        pytest.skip('needs CIFAR-100 in ../shared/data')
+    archive = shared_file('data/cifar100_lossless.zip')
     folder = tmp_path_factory.mktemp('data') / 'cifar100'
     run([*STRIPS, 'unpack-cifar100', str(archive), str(folder)])
     return folder

@@ -6,7 +6,9 @@ import numpy as np
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import Dataset
 
-from .subset_sampler import SubsetSampler, check_count
+from mmkd_plugin.utils.checks import check_count
+
+from .subset_sampler import SubsetSampler
 
 
 @DATA_SAMPLERS.register_module()

@@ -22,9 +22,10 @@ from mmkd_plugin.datasets.scoring import (
 )
 from mmkd_plugin.utils.architecture import build_architecture
 from mmkd_plugin.utils.checkpoint import load_strict, load_weights
+from mmkd_plugin.utils.checks import check_count
 from mmkd_plugin.utils.running_algorithm import running_algorithm
 
-from .subset_sampler import SubsetSampler, check_count
+from .subset_sampler import SubsetSampler
 
 
 def _score_key(

@@ -8,23 +8,6 @@ import torch
 from mmengine.dist import get_dist_info, sync_random_seed
 from torch.utils.data import Dataset, Sampler
 
-from mmkd_plugin.utils.checks import check_number
-
-
-def check_count(name: str, value: int) -> None:
-    """Check that an option is a positive integer.
-
-    Args:
-        name (str): What it is called in the message.
-        value (int): The option.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    check_number(name, value, least=1)
-    if not isinstance(value, int):
-        raise ValueError(f'{name} must be an integer, but got {value!r}')
-
 
 class SubsetSampler(Sampler):
     """Draws from some images, the same on every rank.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mmkd_plugin.models.recorders import BaseRecorder
 from mmkd_plugin.models.schedules.progress import Progress, running_progress
 from mmkd_plugin.utils.build import build_part
-from mmkd_plugin.utils.checks import nearest
+from mmkd_plugin.utils.checks import check_count, nearest
 
 _RECORD_KEYS = {
     'from_student',
@@ -487,14 +487,8 @@ class ConfigurableDistiller(BaseModule):
         """
         progress = Progress(epoch, iteration)
         for name, value in progress._asdict().items():
-            if value is not None and (
-                not isinstance(value, int)
-                or isinstance(value, bool)
-                or value < 0
-            ):
-                raise ValueError(
-                    f'{name} must be an integer >= 0, but got {value!r}'
-                )
+            if value is not None:
+                check_count(name, value, least=0)
         self._progress = None if progress == Progress() else progress
 
     # A compiled step would take the weights for constants, and be compiled

@@ -8,9 +8,8 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from mmkd_plugin.utils.checks import check_count
 from mmkd_plugin.utils.precision import full_precision
-
-from .counts import check_count
 
 # The published generator has two up steps and starts at 8x8 for 32 pixels.
 LEAST_UPSAMPLES = 2

@@ -6,9 +6,8 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mmkd_plugin.utils.checks import check_flag
+from mmkd_plugin.utils.checks import check_count, check_flag
 
-from .counts import check_count
 from .receptive_field import receptive_field
 
 # Patch size -> (convolutions of 4x4 with stride 2, kernel of the last one).

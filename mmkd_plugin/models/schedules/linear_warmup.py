@@ -4,7 +4,7 @@ from typing import Optional
 
 from mmengine.registry import TASK_UTILS
 
-from mmkd_plugin.utils.checks import check_flag, check_number
+from mmkd_plugin.utils.checks import check_count, check_flag, check_number
 
 
 @TASK_UTILS.register_module()
@@ -49,13 +49,8 @@ class LinearWarmup:
         by_epoch: bool = True,
     ) -> None:
         self.value = check_number('value', value)
-        for name, number in (('begin', begin), ('end', end)):
-            if not isinstance(number, int) or isinstance(number, bool):
-                raise ValueError(
-                    f'{name} must be an integer, but got {number!r}'
-                )
-        if begin < 0:
-            raise ValueError(f'begin must not be negative, but got {begin}')
+        check_count('begin', begin, least=0)
+        check_count('end', end, least=0)
         if end <= begin:
             raise ValueError(
                 f'end must be greater than begin={begin}, but got {end}'

@@ -276,4 +276,7 @@ def test_published_initialisation(name, seed):
 def test_builds_under_any_default_scope(scope):
     with DefaultScope.overwrite_default_scope(scope):
         for name in FAMILIES:
-            MODELS.build(NETWORKS[name][0])
+            config = NETWORKS[name][0]
+            backbone = MODELS.build(config)
+            wanted = config['type'].rsplit('.', 1)[-1]
+            assert type(backbone).__name__ == wanted

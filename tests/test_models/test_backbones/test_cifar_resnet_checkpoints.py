@@ -1,15 +1,14 @@
 """Trained CIFAR-10 networks of akamaster/pytorch_resnet_cifar10."""
 
 import io
-import os
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from mmengine.registry import MODELS
 from PIL import Image
+from shared_data import shared_file
 
 import mmkd_plugin  # noqa: F401
 from mmkd_plugin.utils.checkpoint import load_strict, load_weights
@@ -17,21 +16,10 @@ from mmkd_plugin.utils.checkpoint import load_strict, load_weights
 COUNT = 200
 
 
-def shared_data(name):
-    beside = Path(__file__).resolve().parents[3] / '..' / 'shared'
-    path = Path(os.environ.get('MMKD_SHARED', beside)) / 'data' / name
-    if not path.exists():
-        pytest.skip(
-            f'{name} is not there; set MMKD_SHARED to the folder that holds '
-            f'data/'
-        )
-    return path
-
-
 @pytest.fixture(scope='module')
 def cifar10():
     """The first images of the test set, normalised, and their labels."""
-    with zipfile.ZipFile(shared_data('cifar10_q90.zip')) as pack:
+    with zipfile.ZipFile(shared_file('data/cifar10_q90.zip')) as pack:
         # 500 images a strip; the test set follows 50000 others.
         strip = Image.open(io.BytesIO(pack.read('00100.webp'))).convert('RGB')
         labels = np.load(io.BytesIO(pack.read('labels.npy')))
@@ -46,7 +34,7 @@ def cifar10():
 @pytest.mark.parametrize('depth', [20, 32, 44, 56])
 @torch.no_grad()
 def test_trained_network_classifies(depth, cifar10):
-    path = shared_data(f'checkpoints/cifar10_resnet{depth}_akamaster.pth')
+    path = shared_file(f'data/checkpoints/cifar10_resnet{depth}_akamaster.pth')
     state = {
         f'head.fc.{key.removeprefix("linear.")}'
         if key.startswith('linear.')

@@ -50,7 +50,7 @@ def test_built_by_name():
     [
         (dict(value=math.inf), 'value must be a finite number, but got inf'),
         (dict(value='1'), "value must be a finite number, but got '1'"),
-        (dict(begin=-1), 'begin must not be negative, but got -1'),
+        (dict(begin=-1), 'begin must be .*>= 0, but got -1'),
         (dict(begin=0.0), 'begin must be an integer, but got 0.0'),
         (dict(begin=False), 'begin must be an integer, but got False'),
         (dict(end=20.0), 'end must be an integer, but got 20.0'),
