@@ -9,11 +9,12 @@ import numpy as np
 from mmengine.registry import DATASETS
 from PIL import Image, ImageDraw, ImageFont
 
-from mmkd_plugin.utils.checks import check_number
+from mmkd_plugin.utils.checks import check_flag, check_number
 
 from .array_images import ArrayImages
 
-GLYPHS = string.digits + string.ascii_letters + '!?&%$#@+=*/<>()[]{}'
+_OTHERS = string.ascii_letters + '!?&%$#@+=*/<>()[]{}'
+GLYPHS = string.digits + _OTHERS
 # Fonts with other signs in the place of letters are of no use here.
 _FAMILIES = (
     'DejaVuSans',
@@ -44,12 +45,12 @@ def _font(path: str, points: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(path, points)
 
 
-def _draw(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Draw one glyph, white on black, ``(size, size)``."""
+def _draw(rng: np.random.Generator, size: int, glyphs: str) -> np.ndarray:
+    """Draw one of the glyphs, white on black, ``(size, size)``."""
     fonts = _fonts()
     path = fonts[rng.integers(len(fonts))]
     font = _font(path, int(rng.integers(34, 62)))
-    glyph = GLYPHS[rng.integers(len(GLYPHS))]
+    glyph = glyphs[rng.integers(len(glyphs))]
     canvas = Image.new('L', (_CANVAS, _CANVAS))
     centre = _CANVAS / 2 + rng.uniform(-5, 5, 2)
     ImageDraw.Draw(canvas).text(
@@ -77,6 +78,9 @@ class DemoGlyphs(ArrayImages):
     Args:
         num_images (int): Number of images. Defaults to 8000.
         size (int): Height and width, pixels. Defaults to 16.
+        digits (bool): Whether digits are among the glyphs. Without them the
+            images are of another domain than :class:`DemoDigits`. Defaults
+            to True.
         seed (int): Seed. Defaults to 0.
 
     Raises:
@@ -84,10 +88,17 @@ class DemoGlyphs(ArrayImages):
     """
 
     def __init__(
-        self, num_images: int = 8000, *, size: int = 16, seed: int = 0
+        self,
+        num_images: int = 8000,
+        *,
+        size: int = 16,
+        digits: bool = True,
+        seed: int = 0,
     ) -> None:
         check_number('num_images', num_images, least=1)
         check_number('size', size, least=8)
+        check_flag('digits', digits)
+        glyphs = GLYPHS if digits else _OTHERS
         rng = np.random.default_rng(seed)
-        grey = np.stack([_draw(rng, size) for _ in range(num_images)])
+        grey = np.stack([_draw(rng, size, glyphs) for _ in range(num_images)])
         super().__init__(np.repeat(grey[..., None], 3, axis=3))

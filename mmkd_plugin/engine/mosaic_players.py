@@ -2,10 +2,17 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Optional
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+    nullcontext,
+)
+from typing import NoReturn, Optional
 
 import torch
+from mmengine.device import get_device
+from mmengine.dist import all_reduce_params, get_rank
 from mmengine.optim import CosineAnnealingLR
 from mmengine.registry import MODELS, OPTIMIZERS
 from torch import Tensor, nn
@@ -28,8 +35,12 @@ from mmkd_plugin.utils.checks import (
     check_number,
     nearest,
 )
+from mmkd_plugin.utils.counter_rng import counter_rng
 
 MODES = ('eval', 'train')
+AMP_DTYPES = ('float16', 'bfloat16')
+# ReseedHook has 1, the augmentation 0.
+_NOISE_STREAM = 2
 OFFICIAL = dict(
     adv_weight=1.0,
     align_weight=1.0,
@@ -85,6 +96,12 @@ class MosaicPlayers:
     one that is given holds in either case. The forms that are NaN at large
     logit gaps there are mended in both, as they are equal elsewhere.
 
+    In several processes, each makes images of its own noise and judges its
+    own real images. Gradients are averaged over the processes before each
+    step, which is what ``DistributedDataParallel`` does, and so are the
+    running statistics after it; the networks stay the same everywhere. As in
+    the official script, the balance of classes is that of one process.
+
     Args:
         generator (dict): Config of a network in ``MODELS`` like
             :class:`~mmkd_plugin.models.generators.MosaicGenerator`: noise of
@@ -106,8 +123,13 @@ class MosaicPlayers:
         schedule_length (int, optional): Updates in which both learning rates
             fall to 0 along a cosine, where they stay; the published runs
             take that of the whole run. Defaults to None: constant.
-        seed (int): Of the noise, which is drawn on the CPU by a generator of
-            its own. Each process needs another one. Defaults to 0.
+        seed (int): Of the noise, which is drawn on the CPU and depends on
+            this seed, on the rank of the process and on how often noise was
+            drawn before, on nothing else. Defaults to 0.
+        amp_dtype (str, optional): ``'float16'`` or ``'bfloat16'`` for mixed
+            precision: forward passes are made in autocast, and with
+            ``'float16'`` each optimizer has a gradient scaler. Defaults to
+            None.
         compat (str, optional): ``'official'``, or None for the mended form.
             Defaults to None.
         adv_weight (float, optional): Weight of the student's disagreement
@@ -154,6 +176,11 @@ class MosaicPlayers:
             ``'discriminator'``.
         schedules (dict[str, CosineAnnealingLR]): Same keys; empty without
             ``schedule_length``.
+        scalers (dict[str, GradScaler]): Same keys; enabled with
+            ``amp_dtype='float16'`` alone.
+        class_counts (Tensor): How often the teacher put synthetic images
+            into each class, int64, shape ``(K,)``; empty before the first
+            update. Who reads it sets it to zero.
 
     Raises:
         ValueError: If an option is wrong, or if the networks or the
@@ -182,6 +209,7 @@ class MosaicPlayers:
         discriminator_optimizer: Optional[dict] = None,
         schedule_length: Optional[int] = None,
         seed: int = 0,
+        amp_dtype: Optional[str] = None,
         compat: Optional[str] = None,
         adv_weight: Optional[float] = None,
         align_weight: Optional[float] = None,
@@ -228,6 +256,10 @@ class MosaicPlayers:
         check_count('seed', seed, least=0)
         if schedule_length is not None:
             check_count('schedule_length', schedule_length)
+        if amp_dtype is not None:
+            check_choice('amp_dtype', amp_dtype, AMP_DTYPES)
+            amp_dtype = getattr(torch, amp_dtype)
+        self._amp_dtype = amp_dtype
 
         self.generator = build_part('generator', MODELS, generator)
         self.discriminator = build_part('discriminator', MODELS, discriminator)
@@ -263,8 +295,14 @@ class MosaicPlayers:
                 )
                 for name, optimizer in self.optimizers.items()
             }
-        # Not on the device: the same noise everywhere.
-        self._noise = torch.Generator().manual_seed(seed)
+        self.scalers = {
+            name: torch.amp.GradScaler(
+                get_device(), enabled=amp_dtype == torch.float16
+            )
+            for name in self.optimizers
+        }
+        self._seed, self._draws = seed, 0
+        self.class_counts = torch.zeros(0, dtype=torch.long)
 
     def _check_networks(self) -> None:
         judge, size = self.discriminator, self.generator.image_size
@@ -305,6 +343,10 @@ class MosaicPlayers:
         """
         return (images - self._mean.to(images)) / self._std.to(images)
 
+    def denormalise(self, images: Tensor) -> Tensor:
+        """Take the teacher's normalisation away: see :meth:`normalise`."""
+        return images * self._std.to(images) + self._mean.to(images)
+
     def _latent(self, count: Optional[int], z: Optional[Tensor]) -> Tensor:
         if (count is None) == (z is None):
             raise ValueError(
@@ -313,7 +355,20 @@ class MosaicPlayers:
             )
         if z is not None:
             return z
-        return self.generator.sample_latent(count, generator=self._noise)
+        # Not on the device: the same noise everywhere. A resumed run goes on
+        # on every rank, though a checkpoint holds the state of one.
+        rng = counter_rng(
+            self._seed, get_rank(), self._draws, stream=_NOISE_STREAM
+        )
+        self._draws += 1
+        source = torch.Generator().manual_seed(int(rng.integers(2**63)))
+        return self.generator.sample_latent(count, generator=source)
+
+    def _autocast(self) -> AbstractContextManager:
+        if self._amp_dtype is None:
+            return nullcontext()
+        device = next(self.generator.parameters()).device
+        return torch.autocast(device.type, self._amp_dtype)
 
     @torch.no_grad()
     def sample(
@@ -334,7 +389,7 @@ class MosaicPlayers:
             ValueError: If both or neither are given.
         """
         z = self._latent(count, z)
-        with _in_mode(self.generator, self.sample_mode):
+        with _in_mode(self.generator, self.sample_mode), self._autocast():
             return self.generator(z)
 
     def update(
@@ -367,11 +422,18 @@ class MosaicPlayers:
         Returns:
             dict[str, Tensor]: Scalars without a graph: ``loss_d``, and
             ``loss_g`` with its unweighted terms ``loss_adv``,
-            ``loss_align``, ``loss_local`` and ``loss_balance``.
+            ``loss_align``, ``loss_local`` and ``loss_balance``; of the
+            teacher's answers to the synthetic images ``confidence``, the
+            mean of the highest probability, and ``class_entropy``, the
+            entropy of the histogram of its classes, as a share of the
+            highest one possible.
 
         Raises:
             ValueError: If the real images or the logits have a wrong shape,
                 or if both ``count`` and ``z`` are given.
+            FloatingPointError: If a loss is not finite, before the step that
+                it would break; whose loss it is and which networks are
+                broken already is in the message.
         """
         if z is None and count is None:
             count = len(real)
@@ -380,7 +442,8 @@ class MosaicPlayers:
             _in_mode(self.generator, 'train'),
             _in_mode(self.discriminator, 'train'),
         ):
-            images = self.normalise(self.generator(z))
+            with self._autocast():
+                images = self.normalise(self.generator(z))
             if not real.is_floating_point() or (
                 real.shape[1:] != images.shape[1:]
             ):
@@ -391,6 +454,15 @@ class MosaicPlayers:
                 )
             terms = self._step_discriminator(images.detach(), real)
             terms |= self._step_generator(images, teacher, student)
+        all_reduce_params(
+            [
+                buffer
+                for net in (self.generator, self.discriminator)
+                for buffer in net.buffers()
+                if buffer.is_floating_point()
+            ],
+            op='mean',
+        )
         for schedule in self.schedules.values():
             schedule.step()
         return {name: term.detach() for name, term in terms.items()}
@@ -399,14 +471,14 @@ class MosaicPlayers:
         self, fake: Tensor, real: Tensor
     ) -> dict[str, Tensor]:
         # One after the other: each has batch statistics of its own.
+        with self._autocast():
+            judged = self.discriminator(fake), self.discriminator(real)
         loss = patch_discriminator_loss(
-            self.discriminator(fake),
-            self.discriminator(real),
-            reduction=self.patch_reduction,
+            *judged, reduction=self.patch_reduction
         )
         if self.weigh_discriminator:
             loss = self.local_weight * loss
-        self._step('discriminator', loss)
+        self._step('discriminator', loss, dict(loss_d=loss))
         return dict(loss_d=loss)
 
     def _step_generator(
@@ -418,12 +490,14 @@ class MosaicPlayers:
                     stack.enter_context(_untouched(net))
             stack.enter_context(_in_mode(teacher, 'eval'))
             stack.enter_context(_in_mode(student, self.student_mode))
-            preds_T, preds_S = teacher(images), student(images)
+            with self._autocast():
+                preds_T, preds_S = teacher(images), student(images)
+                judged = self.discriminator(images)
             terms = dict(
                 loss_adv=adversarial_loss(preds_S, preds_T),
                 loss_align=alignment_loss(preds_T),
                 loss_local=patch_generator_loss(
-                    self.discriminator(images), reduction=self.patch_reduction
+                    judged, reduction=self.patch_reduction
                 ),
                 loss_balance=balance_loss(preds_T, base=self.balance_base),
             )
@@ -433,16 +507,62 @@ class MosaicPlayers:
                 + self.local_weight * terms['loss_local']
                 + self.balance_weight * terms['loss_balance']
             )
-            self._step('generator', loss)
-        return dict(loss_g=loss, **terms)
+            nets = dict(teacher=teacher, student=student)
+            self._step('generator', loss, terms, **nets)
+        return dict(loss_g=loss, **terms, **self._answers(preds_T.detach()))
 
-    def _step(self, name: str, loss: Tensor) -> None:
-        optimizer = self.optimizers[name]
+    def _answers(self, preds_T: Tensor) -> dict[str, Tensor]:
+        """Count classes, and measure confidence and balance."""
+        dtype = torch.promote_types(preds_T.dtype, torch.float32)
+        probability = preds_T.softmax(dim=1, dtype=dtype)
+        confidence, predicted = probability.max(dim=1)
+        classes = preds_T.shape[1]
+        counts = predicted.flatten().bincount(minlength=classes)
+        if len(self.class_counts) != classes:
+            self.class_counts = torch.zeros_like(counts)
+        # On the device: nothing waits for it.
+        self.class_counts = self.class_counts.to(counts.device) + counts
+        return dict(
+            confidence=confidence.mean(),
+            class_entropy=class_entropy(counts).to(dtype),
+        )
+
+    def _step(
+        self, name: str, loss: Tensor, terms: dict, **nets: nn.Module
+    ) -> None:
+        if not loss.isfinite():
+            self._stop(name, terms, **nets)
+        optimizer, scaler = self.optimizers[name], self.scalers[name]
         optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        scaler.scale(loss).backward()
+        grads = [
+            parameter.grad
+            for group in optimizer.param_groups
+            for parameter in group['params']
+            if parameter.grad is not None
+        ]
+        all_reduce_params(grads, op='mean')
+        scaler.step(optimizer)
+        scaler.update()
         if self.isolate_players:
             optimizer.zero_grad()
+
+    def _stop(self, name: str, terms: dict, **nets: nn.Module) -> NoReturn:
+        nets = dict(
+            generator=self.generator, discriminator=self.discriminator, **nets
+        )
+        broken = broken_networks(nets)
+        names = [key for key, term in terms.items() if not term.isfinite()]
+        raise FloatingPointError(
+            f"the {name}'s loss"
+            + (f' ({", ".join(names)})' if names else '')
+            + (
+                f', because of weights that are not finite in the '
+                f'{" and the ".join(broken)},'
+                if broken
+                else ''
+            )
+        )
 
     def to(self, *args, **kwargs) -> 'MosaicPlayers':
         """Move networks and optimizers, as ``nn.Module.to`` does.
@@ -467,18 +587,27 @@ class MosaicPlayers:
             discriminator=self.discriminator,
             **{f'{k}_optimizer': v for k, v in self.optimizers.items()},
             **{f'{k}_schedule': v for k, v in self.schedules.items()},
+            **{
+                f'{k}_scaler': v
+                for k, v in self.scalers.items()
+                if v.is_enabled()
+            },
         )
 
     def state_dict(self) -> dict:
         """Get everything that a resumed run needs.
 
         Returns:
-            dict: States of networks, optimizers, schedules and of the noise:
-            tensors and plain Python objects. As usual, tensors are the live
-            ones, not copies.
+            dict: States of networks, optimizers, schedules, scalers, of the
+            noise and of the count of classes: tensors and plain Python
+            objects. As usual, tensors are the live ones, not copies.
         """
         states = {k: part.state_dict() for k, part in self._parts().items()}
-        return dict(states, noise=self._noise.get_state())
+        return dict(
+            states,
+            noise=dict(seed=self._seed, draws=self._draws),
+            class_counts=self.class_counts,
+        )
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Go on where another run has stopped.
@@ -494,7 +623,7 @@ class MosaicPlayers:
             RuntimeError: If the weights of a network do not fit.
         """
         parts = self._parts()
-        wanted = {*parts, 'noise'}
+        wanted = {*parts, 'noise', 'class_counts'}
         missing = sorted(wanted - state_dict.keys())
         if missing:
             raise ValueError(
@@ -509,7 +638,41 @@ class MosaicPlayers:
                 )
         for name, part in parts.items():
             part.load_state_dict(state_dict[name])
-        self._noise.set_state(state_dict['noise'].cpu())
+        self._seed = state_dict['noise']['seed']
+        self._draws = state_dict['noise']['draws']
+        self.class_counts = state_dict['class_counts']
+
+
+def class_entropy(counts: Tensor) -> Tensor:
+    """Measure how evenly a histogram is filled.
+
+    Args:
+        counts (Tensor): How often each class occurs, shape ``(K,)``.
+
+    Returns:
+        Tensor: Its entropy over that of the even histogram, log K: 1 where
+        all classes are equally frequent, 0 where there is but one. A
+        scalar, float32.
+    """
+    share = counts / counts.sum().clamp(min=1)
+    entropy = -torch.special.xlogy(share, share).sum()
+    return entropy / math.log(max(len(counts), 2))
+
+
+def broken_networks(nets: dict[str, nn.Module]) -> list[str]:
+    """Find networks whose weights or statistics are not all finite.
+
+    Args:
+        nets (dict[str, nn.Module]): Networks by their names.
+
+    Returns:
+        list[str]: The names.
+    """
+    return [
+        name
+        for name, net in nets.items()
+        if not all(v.isfinite().all() for v in net.state_dict().values())
+    ]
 
 
 @contextmanager

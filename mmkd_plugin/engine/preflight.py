@@ -11,11 +11,13 @@ from mmengine.config import Config
 from mmengine.registry import (
     DATA_SAMPLERS,
     DATASETS,
+    HOOKS,
     MODELS,
     init_default_scope,
 )
 from mmengine.runner import Runner
 
+from mmkd_plugin.utils.build import build_part
 from mmkd_plugin.utils.checkpoint import read_checkpoint
 from mmkd_plugin.utils.checks import nearest
 
@@ -182,7 +184,8 @@ def preflight(config: Config, script: Optional[str] = None) -> None:
     model, which checks checkpoints, architectures and the mapping of the
     losses, reads the checkpoint that the run goes on from, builds the
     training set, and lets the sampler check its score cache and the teacher's
-    answers to the first images.
+    answers to the first images. Hooks with a ``check_inputs`` are built and
+    look at all of these.
 
     Args:
         config (Config): The config of a run.
@@ -207,9 +210,11 @@ def preflight(config: Config, script: Optional[str] = None) -> None:
         sampler = _check_sampler(**loader['sampler'])
     # Some constructors of mmpretrain write into their config.
     model = MODELS.build(copy.deepcopy(config.model))
-    resumed = config.get('load_from')
+    checkpoint, resumed = None, config.get('load_from')
     if resumed and '://' not in resumed:
-        read_checkpoint(resumed)
+        checkpoint = read_checkpoint(resumed)
+    if not config.get('resume'):
+        checkpoint = None
     if isinstance(loader.get('dataset'), dict):
         try:
             dataset = DATASETS.build(copy.deepcopy(loader['dataset']))
@@ -225,6 +230,20 @@ def preflight(config: Config, script: Optional[str] = None) -> None:
             options.pop('type')
             options.pop('_scope_', None)
             sampler.check_inputs(dataset, model, **options)
+        for hook in _checking_hooks(config):
+            hook.check_inputs(model, dataset, loader, checkpoint)
+
+
+def _checking_hooks(config: Config) -> list[Any]:
+    """Build the hooks that check what a run is given."""
+    hooks = []
+    for item in config.get('custom_hooks') or []:
+        kind = item.get('type') if isinstance(item, dict) else None
+        if isinstance(kind, str):
+            kind = HOOKS.get(kind)
+        if hasattr(kind, 'check_inputs'):
+            hooks.append(build_part('custom_hooks', HOOKS, dict(item)))
+    return hooks
 
 
 def fail(error: Exception) -> NoReturn:

@@ -1,11 +1,15 @@
 """The unlabeled heap of the demo."""
 
+import hashlib
+import string
+
 import numpy as np
 import pytest
 from mmengine.registry import DATASETS
+from PIL import Image, ImageDraw
 
 from mmkd_plugin.datasets import DemoGlyphs
-from mmkd_plugin.datasets.demo_glyphs import _fonts
+from mmkd_plugin.datasets.demo_glyphs import GLYPHS, _font, _fonts
 
 
 def test_registered():
@@ -33,6 +37,60 @@ def test_images():
     assert len(np.unique(dataset.images, axis=0)) > 195
 
 
+def draws_as_recorded():
+    """Tell whether fonts and their drawing are those of the golden value."""
+    digest = hashlib.sha256()
+    for path in _fonts():
+        canvas = Image.new('L', (64, 64))
+        ImageDraw.Draw(canvas).text(
+            (31.5, 32.25),
+            'R',
+            fill=200,
+            font=_font(path, 40),
+            anchor='mm',
+            stroke_width=2,
+        )
+        canvas = canvas.rotate(11.5, Image.BILINEAR)
+        digest.update(canvas.resize((8, 8), Image.BOX).tobytes())
+    return digest.hexdigest().startswith('b00a32513b058d78')
+
+
+def test_the_images_of_the_published_demo():
+    if not draws_as_recorded():
+        pytest.skip('this Pillow or matplotlib draws letters differently')
+    assert DemoGlyphs(500).fingerprint() == (
+        '43ce15b6f1e58ad3a1980b75f81ad0c3070508597967d8cbc3f05d720d3a9f47'
+    )
+
+
+@pytest.fixture()
+def drawn(monkeypatch):
+    """The glyphs in the order of their drawing."""
+    glyphs, text = [], ImageDraw.ImageDraw.text
+
+    def recorded(self, xy, glyph, *args, **kwargs):
+        glyphs.append(glyph)
+        return text(self, xy, glyph, *args, **kwargs)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, 'text', recorded)
+    return glyphs
+
+
+def test_all_glyphs_occur(drawn):
+    dataset = DemoGlyphs(1000)
+    assert set(drawn) == set(GLYPHS)
+    assert set(string.digits) < set(GLYPHS)
+    drawn.clear()
+    assert DemoGlyphs(1000, digits=True).fingerprint() == (
+        dataset.fingerprint()
+    )
+
+
+def test_without_digits(drawn):
+    DemoGlyphs(1000, digits=False)
+    assert set(drawn) == set(GLYPHS) - set(string.digits)
+
+
 def test_fonts_hold_letters():
     names = [path.rsplit('/', 1)[-1] for path in _fonts()]
     assert len(names) >= 10
@@ -45,6 +103,7 @@ def test_fonts_hold_letters():
     [
         (dict(num_images=0), 'num_images must be .* >= 1, but got 0'),
         (dict(size=7), 'size must be .* >= 8, but got 7'),
+        (dict(digits=0), 'digits must be True or False, but got 0'),
     ],
 )
 def test_options_out_of_range(options, match):

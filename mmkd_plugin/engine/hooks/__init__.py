@@ -2,6 +2,8 @@
 
 from .distill_report_hook import DistillReportHook
 from .evaluate_teacher_hook import EvaluateTeacherHook
+from .interval_param_scheduler_hook import IntervalParamSchedulerHook
+from .mosaic_generator_hook import MosaicGeneratorHook
 from .non_finite_loss_hook import NonFiniteLossHook
 from .reseed_hook import ReseedHook
 from .safe_checkpoint_hook import SafeCheckpointHook
@@ -10,6 +12,8 @@ from .selection_report_hook import SelectionReportHook
 __all__ = [
     'DistillReportHook',
     'EvaluateTeacherHook',
+    'IntervalParamSchedulerHook',
+    'MosaicGeneratorHook',
     'NonFiniteLossHook',
     'ReseedHook',
     'SafeCheckpointHook',

@@ -1,12 +1,31 @@
 """Stop when a loss is no longer a number."""
 
-from typing import Optional
+from typing import NoReturn, Optional
 
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner, find_latest_checkpoint
+
+
+def stop_not_finite(runner: Runner, what: str) -> NoReturn:
+    """Stop a run, and say from where it can go on.
+
+    Args:
+        runner (Runner): The runner.
+        what (str): What is not finite.
+
+    Raises:
+        FloatingPointError: Always.
+    """
+    last = find_latest_checkpoint(runner.work_dir)
+    raise FloatingPointError(
+        f'{what} became NaN or infinite in iteration {runner.iter + 1}. '
+        f'The last good checkpoint is {last or "none: none was saved"}. '
+        f'Lower the learning rate or the loss weight, or clip gradients '
+        f'(optim_wrapper.clip_grad)'
+    )
 
 
 @HOOKS.register_module()
@@ -48,7 +67,7 @@ class NonFiniteLossHook(Hook):
         # The sum is broken whenever a term is: name it only if no term is.
         terms = [name for name in names if name != 'loss'] or names
         if terms:
-            self._stop(runner, f'the loss {", ".join(terms)}')
+            stop_not_finite(runner, f'the loss {", ".join(terms)}')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Refuse to save broken weights.
@@ -62,14 +81,4 @@ class NonFiniteLossHook(Hook):
             model = model.module
         for name, value in model.state_dict().items():
             if not torch.isfinite(value).all():
-                self._stop(runner, f'the weights {name}')
-
-    @staticmethod
-    def _stop(runner: Runner, what: str) -> None:
-        last = find_latest_checkpoint(runner.work_dir)
-        raise FloatingPointError(
-            f'{what} became NaN or infinite in iteration {runner.iter + 1}. '
-            f'The last good checkpoint is {last or "none: none was saved"}. '
-            f'Lower the learning rate or the loss weight, or clip gradients '
-            f'(optim_wrapper.clip_grad)'
-        )
+                stop_not_finite(runner, f'the weights {name}')

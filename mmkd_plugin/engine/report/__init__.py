@@ -11,10 +11,13 @@ from .confusion import confusion_svg, most_confused
 from .figures import Picked, confidence_figure, line_figure, montage_figure
 from .files import (
     CONFIDENCE_PICTURE,
+    FIRST_MOSAIC_PICTURE,
+    LATEST_MOSAIC_PICTURE,
     MONTAGE_PICTURE,
     read_pictures,
     write_file,
 )
+from .mosaic import mosaic_figure
 from .page import render_page
 from .rendering import png, render, svg
 from .style import BLUE, GREEN, ORANGE
@@ -32,7 +35,9 @@ from .text import format_confidence, format_count, format_score
 __all__ = [
     'BLUE',
     'CONFIDENCE_PICTURE',
+    'FIRST_MOSAIC_PICTURE',
     'GREEN',
+    'LATEST_MOSAIC_PICTURE',
     'MONTAGE_PICTURE',
     'ORANGE',
     'REPORT_VERSION',
@@ -48,6 +53,7 @@ __all__ = [
     'line_figure',
     'make_report',
     'montage_figure',
+    'mosaic_figure',
     'most_confused',
     'parse_report',
     'png',

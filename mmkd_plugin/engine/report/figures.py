@@ -13,6 +13,9 @@ from .text import format_confidence, shorten
 
 # Beyond 1 - 1e-12, float64 confidences hold no more information.
 _MOST_NINES = 12.0
+# Of a montage, inches: the distance of images, the space between them, and
+# the heights of a title and of a label of two lines.
+_CELL, _GAP, _TITLE, _LABEL = 0.95, 0.08, 0.4, 0.32
 
 
 class Picked(NamedTuple):
@@ -20,13 +23,15 @@ class Picked(NamedTuple):
 
     Attributes:
         image (np.ndarray): RGB, uint8, shape ``(H, W, 3)``.
-        label (str): The class that the teacher predicts.
-        uncertainty (float): Minus the log of the confidence, in nats.
+        label (str, optional): The class that the teacher predicts. None
+            where it predicts none for the image as a whole.
+        uncertainty (float, optional): Minus the log of the confidence, in
+            nats.
     """
 
     image: np.ndarray
-    label: str
-    uncertainty: float
+    label: Optional[str] = None
+    uncertainty: Optional[float] = None
 
 
 def _axes(figure: Figure, xlabel: str, **kwargs):
@@ -205,44 +210,81 @@ def confidence_figure(
 
 
 def montage_figure(rows: Sequence[tuple], columns: int) -> Figure:
-    """Draw rows of images, each under its class and confidence.
+    """Draw groups of images, each under its class and confidence.
 
     Args:
         rows (Sequence[tuple]): Pairs of a title and a list of
-            :class:`Picked`.
-        columns (int): Width of the widest row.
+            :class:`Picked`. A list that is longer than a row goes on in the
+            next one.
+        columns (int): Images in a row.
 
     Returns:
         Figure: The figure.
     """
-    heights = [1.6 if images else 0.4 for _, images in rows]
-    figure = Figure(
-        figsize=(max(4.0, 0.95 * columns), sum(heights)),
-        dpi=120,
-        layout='constrained',
-    )
+    lines = []
+    for title, images in rows:
+        # One height for a whole group, so that its images stand in columns.
+        has_labels = any(picked.label is not None for picked in images)
+        lines.append((title, _TITLE, []))
+        lines += [
+            (
+                None,
+                _CELL + (_LABEL if has_labels else 0.0),
+                images[start : start + columns],
+            )
+            for start in range(0, len(images), columns)
+        ]
+    width = max(5.2, _CELL * columns + _GAP)
+    height = sum(line_height for _, line_height, _ in lines) + _GAP
+    figure = Figure(figsize=(width, height), dpi=120)
     figure.patch.set_facecolor('white')
-    parts = np.atleast_1d(
-        figure.subfigures(len(rows), 1, height_ratios=heights)
-    )
-    for part, (title, images) in zip(parts, rows, strict=True):
-        part.suptitle(
-            title,
-            fontsize=10,
-            x=0.01,
-            ha='left',
-            color=INK,
-            parse_math=False,
-        )
-        for place, picked in enumerate(images):
-            axes = part.add_subplot(1, columns, place + 1)
-            axes.imshow(picked.image, interpolation='nearest')
-            axes.set_axis_off()
-            axes.set_title(
-                f'{shorten(picked.label, 12)}\n'
-                f'{format_confidence(picked.uncertainty)}',
-                fontsize=8,
+    # One axes whose units are inches: one an image takes ten times as long.
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    top = 0.0
+    for title, line_height, images in lines:
+        top += line_height
+        if title is not None:
+            axes.text(
+                _GAP,
+                top,
+                title,
+                fontsize=10,
                 color=INK,
+                va='bottom',
                 parse_math=False,
             )
+        for place, picked in enumerate(images):
+            _draw_picked(axes, picked, _CELL * place + _GAP, top)
+    axes.set(xlim=(0, width), ylim=(height, 0))
     return figure
+
+
+def _draw_picked(axes, picked: Picked, left: float, bottom: float) -> None:
+    """Draw an image into the square above a corner, and its label on top."""
+    side = _CELL - _GAP
+    height, width = picked.image.shape[:2]
+    height, width = (side * x / max(height, width) for x in (height, width))
+    left += (side - width) / 2
+    axes.imshow(
+        picked.image,
+        # Small images show their pixels, large ones are smoothed.
+        interpolation='antialiased',
+        extent=(left, left + width, bottom, bottom - height),
+        aspect='auto',
+    )
+    if picked.label is None:
+        return
+    text = shorten(picked.label, 12)
+    if picked.uncertainty is not None:
+        text += f'\n{format_confidence(picked.uncertainty)}'
+    axes.text(
+        left + width / 2,
+        bottom - height - _GAP / 2,
+        text,
+        fontsize=8,
+        color=INK,
+        ha='center',
+        va='bottom',
+        parse_math=False,
+    )

@@ -7,6 +7,14 @@ from mmkd_plugin.utils.atomic import atomic_write
 
 CONFIDENCE_PICTURE = 'confidence.png'
 MONTAGE_PICTURE = 'montage.png'
+FIRST_MOSAIC_PICTURE = 'first.png'
+LATEST_MOSAIC_PICTURE = 'latest.png'
+_FOLDERS = {
+    CONFIDENCE_PICTURE: 'selection',
+    MONTAGE_PICTURE: 'selection',
+    FIRST_MOSAIC_PICTURE: 'mosaic',
+    LATEST_MOSAIC_PICTURE: 'mosaic',
+}
 
 
 def write_file(path: Union[str, Path], content: Union[str, bytes]) -> None:
@@ -23,18 +31,13 @@ def write_file(path: Union[str, Path], content: Union[str, bytes]) -> None:
 
 
 def read_pictures(run_dir: Union[str, Path]) -> dict:
-    """Read the pictures of a run's selection.
+    """Read the pictures of a run: of its selection and of its generator.
 
     Args:
         run_dir (str or Path): Work directory of the run.
 
     Returns:
-        dict: PNG files by their names; empty where there is no selection.
+        dict: PNG files by their names; empty where there are none.
     """
-    folder = Path(run_dir) / 'selection'
-    names = (CONFIDENCE_PICTURE, MONTAGE_PICTURE)
-    return {
-        name: (folder / name).read_bytes()
-        for name in names
-        if (folder / name).is_file()
-    }
+    paths = [Path(run_dir, folder, x) for x, folder in _FOLDERS.items()]
+    return {path.name: path.read_bytes() for path in paths if path.is_file()}

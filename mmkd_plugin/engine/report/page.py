@@ -14,11 +14,29 @@ from .confusion import (
     most_confused,
 )
 from .figures import line_figure
-from .files import CONFIDENCE_PICTURE, MONTAGE_PICTURE
+from .files import (
+    CONFIDENCE_PICTURE,
+    FIRST_MOSAIC_PICTURE,
+    LATEST_MOSAIC_PICTURE,
+    MONTAGE_PICTURE,
+)
 from .rendering import svg
 from .style import DASHES, SERIES, STYLE
 from .table import run_length, table_rows, teacher_rows
 from .text import format_count, format_score
+
+# Per section, the captions of its pictures.
+_PICTURES = {
+    'Selection of the training images': {
+        CONFIDENCE_PICTURE: 'Confidence of the teacher',
+        MONTAGE_PICTURE: 'Chosen and rejected images, with predicted class '
+        'and confidence',
+    },
+    'Synthetic images': {
+        FIRST_MOSAIC_PICTURE: 'First picture of the run',
+        LATEST_MOSAIC_PICTURE: 'Latest picture of the run',
+    },
+}
 
 
 def render_page(
@@ -29,8 +47,8 @@ def render_page(
 
     Args:
         reports (Sequence[Mapping]): The reports, one per run.
-        pictures (Sequence[Mapping[str, bytes]]): Per run, the PNG files of
-            its selection by their file names; empty where there are none.
+        pictures (Sequence[Mapping[str, bytes]]): Per run, its PNG files by
+            their file names; empty where there are none.
 
     Returns:
         str: HTML that loads nothing from elsewhere and runs no script.
@@ -74,7 +92,7 @@ def render_page(
         parts += [
             curves if alone else '',
             _confusion_html(report, level),
-            _selection_html(report, shown, level),
+            _pictures_html(shown, level),
             '' if alone else curves,
             _config_html(report),
         ]
@@ -231,29 +249,21 @@ def _confusion_html(report: Mapping, level: str) -> str:
     return ''.join(parts)
 
 
-def _selection_html(
-    report: Mapping, pictures: Mapping[str, bytes], level: str
-) -> str:
-    captions = {
-        CONFIDENCE_PICTURE: 'Confidence of the teacher',
-        MONTAGE_PICTURE: 'Chosen and rejected images, with predicted class '
-        'and confidence',
-    }
-    figures = []
-    for name, caption in captions.items():
-        if name in pictures:
+def _pictures_html(pictures: Mapping[str, bytes], level: str) -> str:
+    parts = []
+    for title, captions in _PICTURES.items():
+        shown = [name for name in captions if name in pictures]
+        if shown:
+            parts.append(f'<{level}>{title}</{level}>\n')
+        for name in shown:
+            caption = captions[name]
             data = base64.b64encode(pictures[name]).decode()
-            figures.append(
+            parts.append(
                 f'<figure class="paper"><figcaption>{caption}</figcaption>'
                 f'<img alt="{caption}" src="data:image/png;base64,{data}">'
                 f'</figure>\n'
             )
-    if not figures:
-        return ''
-    return (
-        f'<{level}>Selection of the training images</{level}>\n'
-        f'{"".join(figures)}'
-    )
+    return ''.join(parts)
 
 
 def _config_html(report: Mapping) -> str:

@@ -74,15 +74,47 @@ class BatchAugDataPreprocessor(ClsDataPreprocessor):
             data (dict): ``inputs``, uint8 ``(B, 3, H, W)`` or a list of
                 images ``(3, H, W)``, and either ``sample_idx`` and,
                 optionally, ``gt_label``, int64 ``(B,)``, or ``data_samples``.
+                Then, from a hook, there may be ``synthetic``, images that
+                are made on the device and normalised, ``(N, 3, H', W')``;
+                beside these, the others may be missing.
             training (bool): Whether to augment. Defaults to False.
 
         Returns:
-            dict: ``inputs``, float32 ``(B, 3, H', W')``, and
-            ``data_samples``, a sequence of data samples.
+            dict: ``inputs``, float32 ``(B, 3, H', W')`` or, with synthetic
+            images before the others, ``(N + B, 3, H', W')``, and
+            ``data_samples``, a sequence of data samples. Synthetic images
+            have -1 as ``sample_idx``, and where there are any, none has a
+            label.
 
         Raises:
-            ValueError: If images of different sizes are to be augmented.
+            ValueError: If images of different sizes are to be augmented, or
+                if the synthetic ones have another size.
         """
+        if 'synthetic' not in data:
+            return self._prepare(data, training)
+        data = dict(data)
+        synthetic = data.pop('synthetic')
+        unknown = torch.full((len(synthetic),), -1)
+        if 'inputs' not in data:
+            return dict(inputs=synthetic, data_samples=BatchSamples(unknown))
+        batch = self._prepare(data, training)
+        images, samples = batch['inputs'], batch['data_samples']
+        if images.shape[1:] != synthetic.shape[1:]:
+            raise ValueError(
+                f'synthetic images have the shape '
+                f'{tuple(synthetic.shape[1:])}, but the others '
+                f'{tuple(images.shape[1:])}'
+            )
+        if isinstance(samples, BatchSamples):
+            index = torch.cat([unknown, samples.sample_idx.cpu()])
+            samples = BatchSamples(index)
+        elif samples is not None:
+            samples = [*BatchSamples(unknown), *samples]
+        return dict(
+            inputs=torch.cat([synthetic, images]), data_samples=samples
+        )
+
+    def _prepare(self, data: dict, training: bool) -> dict:
         images = self.cast_data(data['inputs'])
         if training and self.augments:
             if not isinstance(images, Tensor):

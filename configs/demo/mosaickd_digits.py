@@ -1,0 +1,22 @@
+# MosaicKD: digits made of patches of glyphs none of which is a digit.
+_base_ = ['_student_.py', '../_base_/distillers/kd.py']
+
+model = dict(distiller=_base_.distiller)
+train_dataloader = dict(
+    dataset=dict(digits=False),
+    sampler=dict(type='RandomSubsetSampler', num_samples=_base_.num_samples),
+)
+custom_hooks = [
+    *_base_.custom_hooks,
+    dict(
+        type='MosaicGeneratorHook',
+        generator=dict(
+            type='MosaicGenerator', base_channels=32, image_size=16
+        ),
+        discriminator=dict(
+            type='PatchDiscriminator', base_channels=32, patch_size=6
+        ),
+        student_steps=5,
+    ),
+]
+trained_on = '2,000 glyphs without digits, and images made of their patches'
