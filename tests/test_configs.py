@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 from pathlib import Path
 
 import mmcv
@@ -9,9 +10,18 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.hooks import Hook
+from mmengine.registry import (
+    DATA_SAMPLERS,
+    DATASETS,
+    HOOKS,
+    MODELS,
+    init_default_scope,
+)
 from mmengine.runner import Runner
 
+from mmkd_plugin.datasets import ArrayImages
+from mmkd_plugin.engine.mosaic_players import MosaicPlayers
 from mmkd_plugin.engine.preflight import missing_inputs
 from mmkd_plugin.models import SingleTeacherDistill
 
@@ -106,6 +116,28 @@ LARGE = dict(
     mv2=(dict(BACKBONES['mv2'], stem='large'), 7),
     shuv1=(dict(BACKBONES['shuv1'], stem='large'), 14),
 )
+# MosaicKD: the networks, and the numbers of their parameters.
+MOSAIC_PAIRS = {
+    'r34_r18': (21_328_292, 11_220_132),
+    'wrn402_wrn161': (2_255_156, 180_916),
+    'wrn402_wrn401': (2_255_156, 569_780),
+    'wrn402_wrn162': (2_255_156, 703_284),
+}
+OUT_OF_DOMAIN = dict(
+    cifar10='CIFAR-10',
+    imagenet32='a part of ImageNet',
+    places365='a part of Places365',
+    svhn='SVHN',
+)
+MOSAIC = [(pair, ood) for pair in MOSAIC_PAIRS for ood in OUT_OF_DOMAIN]
+MOSAIC_MAIN = 'mosaickd_wrn402_wrn161_cifar100_ood-cifar10'
+MOSAIC_OTHERS = {
+    f'{MOSAIC_MAIN}_image-d.py',
+    f'{MOSAIC_MAIN}_official.py',
+    f'{MOSAIC_MAIN}_synthetic-only.py',
+    'mosaickd_sdd_wrn402_wrn161_cifar100_ood-cifar10.py',
+    'mosaickd_custom_r18_folder.py',
+}
 TEACHERS = dict(
     r32x4='resnet32x4', wrn40_2='wrn40_2', vgg13='vgg13', r50='resnet50'
 )
@@ -189,6 +221,12 @@ def test_there_are_configs():
     assert others == {
         'kd_r34_r18_cifar100.py',
         'kd_unlabeled_r34_r18_cifar100.py',
+        'kd_r34_r18_cifar100_ood-cifar10.py',
+        'kd_wrn402_wrn161_cifar100_ood-cifar10.py',
+    }
+    assert {name for name in ALL if name.startswith('mosaickd')} == {
+        *(f'mosaickd_{pair}_cifar100_ood-{ood}.py' for pair, ood in MOSAIC),
+        *MOSAIC_OTHERS,
     }
 
 
@@ -208,9 +246,16 @@ def test_config_builds(name):
     # Labels are used where there are some, and only there.
     dataset = config.train_dataloader.dataset
     labeled = dataset.get('dataset', dataset).type in LABELED
+    labeled = labeled and dataset.get('with_label', True)
     assert model.calculate_student_loss is labeled
     labels_asked_for = 'gt_label' in str(config.model.distiller)
     assert labeled or not labels_asked_for
+    if 'mosaic' in config.default_hooks:
+        hook = config.default_hooks.mosaic
+        side = hook.generator.image_size
+        images = np.zeros((1, side, side, 3), dtype=np.uint8)
+        images = ArrayImages(images.repeat(256, axis=0))
+        HOOKS.build(hook).check_inputs(model, images, config.train_dataloader)
 
 
 @pytest.mark.parametrize('name', ALL)
@@ -496,6 +541,332 @@ def test_kd_weights():
     assert config.model.student.head.loss.loss_weight == 0.1
     # The teacher's head is not weighted down along with it.
     assert 'loss' not in config.model.teacher.head
+
+
+def hook_of(config):
+    return config.default_hooks.mosaic
+
+
+@pytest.mark.parametrize(('pair', 'ood'), MOSAIC)
+def test_mosaickd(pair, ood):
+    config = load(f'mosaickd_{pair}_cifar100_ood-{ood}.py')
+    stem = 'resnet34' if pair == 'r34_r18' else 'wrn40_2'
+    theirs = load(f'teachers/{stem}_cifar100.py')
+    assert config.model.teacher_ckpt == (
+        f'work_dirs/{stem}_cifar100/epoch_{theirs.train_cfg.max_epochs}.pth'
+    )
+    preprocessor = theirs.model.pop('data_preprocessor')
+    if ood == 'svhn':
+        preprocessor.augments = []
+    assert config.model.data_preprocessor == preprocessor
+    assert config.model.teacher == theirs.model
+    for role, count in zip(
+        ('teacher', 'student'), MOSAIC_PAIRS[pair], strict=True
+    ):
+        net = network(config.model[role], role)
+        assert sum(p.numel() for p in net.parameters()) == count
+
+    dataset = config.train_dataloader.dataset
+    sampler = config.train_dataloader.sampler
+    assert not dataset.get('with_label', False)
+    if ood in ('cifar10', 'svhn'):
+        assert sampler == dict(type='DefaultSampler', shuffle=True)
+    else:
+        # As many as the teacher's training set has.
+        assert sampler == dict(
+            type='EntropySubsetSampler',
+            num_samples=50_000,
+            cache_file=f'work_dirs/{stem}_cifar100/scores_{ood}.npz',
+        )
+    assert DATASETS.get(dataset.type) and DATA_SAMPLERS.get(sampler.type)
+    assert config.trained_on == f'synthetic images and {OUT_OF_DOMAIN[ood]}'
+
+
+@pytest.mark.parametrize(('pair', 'ood'), MOSAIC)
+def test_course_of_mosaickd(pair, ood):
+    config = load(f'mosaickd_{pair}_cifar100_ood-{ood}.py')
+    # 200 published epochs, in each of which the student sees all of the
+    # images five times.
+    assert config.train_cfg == dict(
+        by_epoch=True, max_epochs=1000, val_interval=5
+    )
+    assert config.default_hooks.checkpoint.interval == 5
+    assert config.train_dataloader.batch_size == 256
+    assert config.train_dataloader.drop_last is True
+    assert config.auto_scale_lr.base_batch_size == 256
+    assert config.optim_wrapper == dict(
+        optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4)
+    )
+    # Without a length: that of the run.
+    assert config.param_scheduler == dict(
+        type='CosineAnnealingLR', convert_to_iter_based=True
+    )
+    assert config.model.distiller.distill_losses == dict(
+        loss_kl=dict(type='KLDivergence', tau=1.0)
+    )
+    adam = dict(type='Adam', lr=1e-3, betas=(0.5, 0.999))
+    assert hook_of(config) == dict(
+        type='MosaicGeneratorHook',
+        generator=dict(
+            type='MosaicGenerator',
+            latent_dim=100,
+            base_channels=64,
+            image_size=32,
+        ),
+        discriminator=dict(
+            type='PatchDiscriminator', base_channels=128, patch_size=10
+        ),
+        generator_optimizer=adam,
+        discriminator_optimizer=adam,
+        student_steps=5,
+        picture_interval=5,
+    )
+
+
+DOWNLOAD = (
+    'python -c "from torchvision.datasets import {0}; {0}({1}, download=True)"'
+)
+PACK = 'python tools/pack_dataset.py {} --size 32 --out {}'
+TRAIN_DATA = 'train_dataloader.dataset'
+COMMANDS = dict(
+    cifar10=(
+        f'{TRAIN_DATA}.dataset.data_root',
+        'data/cifar10',
+        DOWNLOAD.format('CIFAR10', "'data/cifar10'"),
+    ),
+    imagenet32=(
+        f'{TRAIN_DATA}.data_file',
+        'data/imagenet32.npz',
+        'mkdir -p data && '
+        + PACK.format('IMAGENET_TRAIN_FOLDER', 'data/imagenet32.npz'),
+    ),
+    places365=(
+        f'{TRAIN_DATA}.data_file',
+        'data/places365_32.npz',
+        DOWNLOAD.format('Places365', "'data/places365', small=True")
+        + ' && '
+        + PACK.format(
+            'data/places365/data_256_standard', 'data/places365_32.npz'
+        ),
+    ),
+    svhn=(
+        f'{TRAIN_DATA}.data_root',
+        'data/svhn',
+        DOWNLOAD.format('SVHN', "'data/svhn', 'train'"),
+    ),
+)
+
+
+@pytest.mark.parametrize(('pair', 'ood'), MOSAIC)
+def test_inputs_of_mosaickd(pair, ood, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load(f'mosaickd_{pair}_cifar100_ood-{ood}.py')
+    teacher, images, cifar = missing_inputs(config)
+    stem = 'resnet34' if pair == 'r34_r18' else 'wrn40_2'
+    assert teacher.startswith(f"model.teacher_ckpt = 'work_dirs/{stem}_")
+    assert teacher.endswith(
+        f'make it with: python tools/train.py '
+        f'configs/teachers/{stem}_cifar100.py'
+    )
+    key, path, command = COMMANDS[ood]
+    assert images.startswith(f'{key} = {path!r}')
+    assert images.endswith(f'make it with: {command}')
+    assert "CIFAR100('data/cifar100', download=True)" in cifar
+
+
+def test_one_option_of_mosaickd_is_another():
+    main = load(f'{MOSAIC_MAIN}.py')
+    image_d = load(f'{MOSAIC_MAIN}_image-d.py')
+    assert hook_of(image_d).discriminator == dict(
+        type='PatchDiscriminator',
+        base_channels=128,
+        patch_size='image',
+        image_size=32,
+    )
+    hook_of(image_d).discriminator = hook_of(main).discriminator
+    assert image_d.to_dict() == main.to_dict()
+
+    synthetic = load(f'{MOSAIC_MAIN}_synthetic-only.py')
+    assert hook_of(synthetic).pop('student_images') == 'synthetic'
+    assert synthetic.trained_on == 'synthetic images'
+    synthetic.trained_on = main.trained_on
+    assert synthetic.to_dict() == main.to_dict()
+
+
+def test_sdd_in_mosaickd():
+    main = load(f'{MOSAIC_MAIN}.py')
+    config = load(MOSAIC_MAIN.replace('mosaickd', 'mosaickd_sdd') + '.py')
+    ours, theirs = config.model.distiller, main.model.distiller
+    assert ours.distill_losses == dict(
+        loss_sdd=dict(
+            type='SDDLoss',
+            base_loss=theirs.distill_losses.loss_kl,
+            weight_rule='teacher_global',
+        )
+    )
+    maps = dict(maps=dict(type='LogitMapOutputs', grid_size=4))
+    assert ours.student_recorders == ours.teacher_recorders == maps
+    # No labels.
+    assert set(ours.loss_forward_mappings.loss_sdd) == {'preds_S', 'preds_T'}
+    config.model.distiller = theirs
+    config.pop('_maps')
+    assert config.to_dict() == main.to_dict()
+
+
+def test_official_mosaickd():
+    main = load(f'{MOSAIC_MAIN}.py')
+    config = load(f'{MOSAIC_MAIN}_official.py')
+    hook = hook_of(config)
+    # Nothing else that compat='official' does not stand for is set.
+    reals = hook.pop('real_dataloader')
+    assert hook == dict(hook_of(main), compat='official', batch_size=256)
+    # The same images and a batch of the last 80 of them.
+    assert config.train_dataloader == dict(
+        main.train_dataloader, drop_last=False
+    )
+    assert reals == config.train_dataloader
+    assert config.default_hooks.param_scheduler == dict(
+        type='IntervalParamSchedulerHook', interval=5
+    )
+    batches = math.ceil(50_000 / 256)
+    assert batches * config.train_cfg.max_epochs == 196_000
+    assert config.param_scheduler == dict(
+        type='CosineAnnealingLR', by_epoch=False, T_max=196_000 // 5
+    )
+
+
+def test_images_of_the_official_discriminator_are_looked_for(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    config = load(f'{MOSAIC_MAIN}_official.py')
+    # Found for the student, not for the discriminator.
+    (tmp_path / 'elsewhere/cifar-10-batches-py').mkdir(parents=True)
+    config.train_dataloader.dataset.dataset.data_root = 'elsewhere'
+    problems = missing_inputs(config)
+    assert len(problems) == 3
+    assert problems[-1].startswith(
+        'default_hooks.mosaic.real_dataloader.dataset.dataset.data_root = '
+        "'data/cifar10'"
+    )
+    hook_of(config).real_dataloader.dataset.dataset.data_root = 'elsewhere'
+    assert len(missing_inputs(config)) == 2
+
+
+@pytest.mark.parametrize('pair', ['r34_r18', 'wrn402_wrn161'])
+def test_baseline_of_mosaickd(pair):
+    config = load(f'kd_{pair}_cifar100_ood-cifar10.py')
+    mosaic = load(f'mosaickd_{pair}_cifar100_ood-cifar10.py')
+    assert config.model.distiller.distill_losses == dict(
+        loss_kl=dict(type='KLDivergence', tau=5.0)
+    )
+    assert config.train_dataloader.batch_size == 128
+    assert config.auto_scale_lr.base_batch_size == 128
+    assert config.train_cfg == dict(
+        by_epoch=True, max_epochs=200, val_interval=1
+    )
+    assert config.trained_on == 'CIFAR-10 without labels'
+    # The rest is that of MosaicKD.
+    config.model.distiller = mosaic.model.distiller
+    config.train_dataloader.batch_size = 256
+    for name in (
+        'model',
+        'train_dataloader',
+        'val_dataloader',
+        'optim_wrapper',
+        'param_scheduler',
+        'required_inputs',
+    ):
+        assert config[name] == mosaic[name]
+    assert config.custom_hooks == mosaic.custom_hooks
+
+
+def test_custom_mosaickd():
+    config = load('mosaickd_custom_r18_folder.py')
+    hook = hook_of(config)
+    assert hook.generator.image_size == 64
+    assert hook.discriminator.patch_size == 22
+    players = MosaicPlayers(
+        hook.generator, hook.discriminator, mean=[0] * 3, std=[1] * 3
+    )
+    # From maps of 8x8.
+    assert players.generator.num_upsamples == 3
+    assert players.discriminator.receptive_field == 22
+    # The images of both, and those of the evaluation, have one size.
+    crop = config.model.data_preprocessor.augments[0]
+    assert crop.crop_size == 64
+    for loader in (config.train_dataloader, config.val_dataloader):
+        assert loader.dataset.pipeline[2].crop_size == 64
+
+
+class Rates(Hook):
+    """Notes the learning rates of each iteration, and what is in it."""
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self):
+        self.student = []
+        self.images = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch, outputs):
+        self.student += runner.optim_wrapper.get_lr()['lr'][:1]
+        self.images.append(
+            (len(data_batch['synthetic']), len(data_batch['inputs']))
+        )
+
+
+@pytest.mark.parametrize('official', [False, True])
+def test_run_of_mosaickd(official, tmp_path):
+    config = load(f'{MOSAIC_MAIN}{"_official" if official else ""}.py')
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
+    images = ArrayImages(images)
+    config.train_dataloader.batch_size = 4
+    hook = HOOKS.build(hook_of(config))
+    if official:
+        hook.batch_size = 4
+        hook.real_dataloader.batch_size = 4
+        # A runner takes built data sets as well; a Config does not.
+        hook.real_dataloader = dict(hook.real_dataloader, dataset=images)
+        config.param_scheduler.T_max = 3
+    # The small one for both.
+    config.model.pop('teacher_ckpt')
+    for role in ('teacher', 'student'):
+        net = network(config.model.student, role)
+        config.model[role] = copy.deepcopy(net)
+    rates = Rates()
+    runner = Runner(
+        model=MODELS.build(config.model),
+        work_dir=str(tmp_path),
+        experiment_name=f'mosaickd_{official}',
+        train_dataloader=dict(config.train_dataloader, dataset=images),
+        train_cfg=dict(by_epoch=True, max_epochs=5),
+        optim_wrapper=config.optim_wrapper,
+        param_scheduler=config.param_scheduler,
+        default_hooks=dict(
+            config.default_hooks, mosaic=hook, checkpoint=None
+        ),
+        custom_hooks=[rates],
+        default_scope=config.default_scope,
+        log_level='ERROR',
+        randomness=dict(seed=3),
+    )
+    runner.train()
+
+    def course(step, length):
+        return 0.05 * (1 + math.cos(math.pi * step / length))
+
+    if official:
+        # A third of the batches has two images.
+        assert rates.images == [(4, 4), (4, 4), (4, 2)] * 5
+        wanted = [course(i // 5, 3) for i in range(15)]
+    else:
+        assert rates.images == [(4, 4)] * 10
+        wanted = [course(i, 10) for i in range(10)]
+    assert rates.student == pytest.approx(wanted, rel=1e-9)
+    # All updates are over.
+    for optimizer in hook.players.optimizers.values():
+        assert optimizer.param_groups[0]['lr'] == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize('classes', [10, 100])

@@ -1,12 +1,10 @@
 # CIFAR-100 with its labels, as KD papers train on it.
 _base_ = [
     'default_runtime.py',
-    'cifar100.py',
-    'networks.py',
+    'networks_cifar100.py',
     'schedule_240e.py',
 ]
 
-networks = {name: dict(head=dict(num_classes=100)) for name in _base_.networks}
 train_dataloader = dict(
     batch_size=64,
     num_workers=0,

@@ -19,7 +19,8 @@ networks = {
             ),
         ),
         # WRN and ShuffleNetV2 have no row.
-        (('vgg13', 'vgg8', 'wrn40_2', 'shuv2'), dict()),
+        (('vgg13', 'vgg8', 'shuv2'), dict()),
+        (('wrn40_2', 'wrn40_1', 'wrn16_2', 'wrn16_1'), dict()),
     ]
     for name in names
 }

@@ -25,9 +25,10 @@ custom_hooks = [
     dict(type='DistillReportHook'),
 ]
 
-# The terms of a loss are averaged in the log as the loss itself is.
+# The terms of a loss are averaged in the log as the loss itself is, and so is
+# what MosaicKD says about its images.
 log_processor = dict(
-    mean_pattern=r'.*(loss|time|data_time|grad_norm|distill).*'
+    mean_pattern=r'.*(loss|time|data_time|grad_norm|distill|mosaic).*'
 )
 
 env_cfg = dict(

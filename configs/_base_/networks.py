@@ -16,10 +16,13 @@ networks = {
     for name, channels, backbone in [
         ('r32x4', 256, dict(type='CifarResNet', depth=32, width=4)),
         ('r8x4', 256, dict(type='CifarResNet', depth=8, width=4)),
-        (
-            'wrn40_2',
-            128,
-            dict(type='CifarWideResNet', depth=40, widen_factor=2),
+        *(
+            (
+                f'wrn{depth}_{width}',
+                64 * width,
+                dict(type='CifarWideResNet', depth=depth, widen_factor=width),
+            )
+            for depth, width in [(40, 2), (40, 1), (16, 2), (16, 1)]
         ),
         ('vgg13', 512, dict(type='CifarVGG', depth=13)),
         ('vgg8', 512, dict(type='CifarVGG', depth=8)),

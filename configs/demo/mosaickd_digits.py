@@ -6,9 +6,8 @@ train_dataloader = dict(
     dataset=dict(digits=False),
     sampler=dict(type='RandomSubsetSampler', num_samples=_base_.num_samples),
 )
-custom_hooks = [
-    *_base_.custom_hooks,
-    dict(
+default_hooks = dict(
+    mosaic=dict(
         type='MosaicGeneratorHook',
         generator=dict(
             type='MosaicGenerator', base_channels=32, image_size=16
@@ -17,6 +16,6 @@ custom_hooks = [
             type='PatchDiscriminator', base_channels=32, patch_size=6
         ),
         student_steps=5,
-    ),
-]
+    )
+)
 trained_on = '2,000 glyphs without digits, and images made of their patches'

@@ -6,6 +6,7 @@ from .demo_glyphs import DemoGlyphs
 from .in_memory_images import InMemoryImages
 from .packed_images import PackedImages
 from .samplers import *  # noqa: F403
+from .svhn_images import SVHNImages
 from .transforms import *  # noqa: F403
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     'DemoGlyphs',
     'InMemoryImages',
     'PackedImages',
+    'SVHNImages',
     'array_collate',
 ]

@@ -237,12 +237,22 @@ def preflight(config: Config, script: Optional[str] = None) -> None:
 def _checking_hooks(config: Config) -> list[Any]:
     """Build the hooks that check what a run is given."""
     hooks = []
-    for item in config.get('custom_hooks') or []:
+    named = {
+        **{
+            f'default_hooks.{name}': item
+            for name, item in (config.get('default_hooks') or {}).items()
+        },
+        **{
+            f'custom_hooks.{place}': item
+            for place, item in enumerate(config.get('custom_hooks') or [])
+        },
+    }
+    for name, item in named.items():
         kind = item.get('type') if isinstance(item, dict) else None
         if isinstance(kind, str):
             kind = HOOKS.get(kind)
         if hasattr(kind, 'check_inputs'):
-            hooks.append(build_part('custom_hooks', HOOKS, dict(item)))
+            hooks.append(build_part(name, HOOKS, dict(item)))
     return hooks
 
 

@@ -36,6 +36,10 @@ def make(name='run', top1=(90.0, 95.0, 94.0), **kwargs):
     return R.make_report(**{**defaults, **kwargs})
 
 
+def texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
 class TestThinCurve:
     def test_means_end_at_multiples_of_the_interval(self):
         curve = R.thin_curve([1, 2, 3, 4, 5, 6, 7], last_step=7, interval=3)
@@ -283,9 +287,45 @@ class TestFigures:
             ('none here', []),
         ]
         figure = R.montage_figure(rows, columns=3)
-        titles = [a.get_title() for part in figure.subfigs for a in part.axes]
-        assert titles == ['a $x class\n90.5 %'] * 2
+        (axes,) = figure.axes
+        label = 'a $x class\n90.5 %'
+        assert texts(axes) == ['chosen', label, label, 'none here']
+        assert len(axes.images) == 2
         R.render(figure)
+
+    def test_montage_wraps(self):
+        image = np.zeros((4, 4, 3), dtype=np.uint8)
+        rows = [('a', [R.Picked(image)] * 5), ('b', [R.Picked(image)])]
+        (axes,) = R.montage_figure(rows, columns=3).axes
+        lefts, _, bottoms, _ = np.transpose(
+            [x.get_extent() for x in axes.images]
+        )
+        assert len(set(lefts)) == 3
+        assert [*lefts[:3], *lefts[:2], lefts[0]] == [*lefts]
+        assert len(set(bottoms[:3])) == len(set(bottoms[3:5])) == 1
+        assert bottoms[0] < bottoms[3] < bottoms[5]
+
+    def test_montage_keeps_proportions_and_pixels(self):
+        image = np.zeros((2, 4, 3), dtype=np.uint8)
+        image[0, 3] = 255, 0, 0
+        figure = R.montage_figure([('a', [R.Picked(image, 'x')])], columns=1)
+        left, right, bottom, top = figure.axes[0].images[0].get_extent()
+        assert right - left == pytest.approx(2 * (bottom - top))
+        drawn = R.render(figure)
+        assert (drawn == (255, 0, 0)).all(-1).any()
+        # The red pixel is the top right one of the image as drawn.
+        rows, columns = np.nonzero((drawn == (255, 0, 0)).all(-1))
+        dpi = figure.dpi
+        assert rows.min() == pytest.approx(top * dpi, abs=1.5)
+        assert columns.max() == pytest.approx(right * dpi, abs=2)
+        assert columns.min() == pytest.approx(
+            (left + 0.75 * (right - left)) * dpi, abs=2
+        )
+
+    def test_label_without_a_confidence_and_none_at_all(self):
+        image = np.zeros((4, 4, 3), dtype=np.uint8)
+        rows = [('a', [R.Picked(image, 'cat'), R.Picked(image)])]
+        assert texts(R.montage_figure(rows, 2).axes[0]) == ['a', 'cat']
 
 
 class TestConfusion:
@@ -321,6 +361,10 @@ class TestConfusion:
 
 class TestPage:
     PICTURES = {R.CONFIDENCE_PICTURE: b'PNG1', R.MONTAGE_PICTURE: b'PNG2'}
+    MOSAICS = {
+        R.FIRST_MOSAIC_PICTURE: b'PNG3',
+        R.LATEST_MOSAIC_PICTURE: b'PNG4',
+    }
 
     def test_one_run(self):
         page = R.render_page(
@@ -392,6 +436,33 @@ class TestPage:
         figure = page[: page.index('<h2>first')]
         assert '>iteration</text>' in figure
 
+    def test_synthetic_images(self):
+        def sources(page):
+            return re.findall(r'base64,([^"]*)"', page)
+
+        page = R.render_page([make()], [self.MOSAICS])
+        assert '<h2>Synthetic images</h2>' in page
+        assert 'Selection of the training' not in page
+        assert sources(page) == ['UE5HMw==', 'UE5HNA==']
+        # After the selection, and in each run's own part.
+        both = {**self.MOSAICS, **self.PICTURES}
+        page = R.render_page(
+            [make('a'), make('b'), make('c')], [self.PICTURES, both, {}]
+        )
+        part = page[page.index('<h2>b') : page.index('<h2>c')]
+        assert re.findall('<h3>(S[^<]*)</h3>', part) == [
+            'Selection of the training images',
+            'Synthetic images',
+        ]
+        wanted = ['UE5HMQ==', 'UE5HMg==', 'UE5HMw==', 'UE5HNA==']
+        assert sources(part) == wanted
+        assert page.count('Synthetic images') == 1
+
+    def test_only_the_first_picture(self):
+        first = {R.FIRST_MOSAIC_PICTURE: b'PNG3'}
+        page = R.render_page([make()], [first])
+        assert 'First picture' in page and 'Latest picture' not in page
+
     def test_more_runs_than_colours(self):
         page = R.render_page([make(f'r{i}') for i in range(8)], [{}] * 8)
         keys = set(re.findall(r'<span><svg.*?</svg>', page))
@@ -406,3 +477,13 @@ def test_files(tmp_path):
     assert [p.name for p in folder.iterdir()] == [R.MONTAGE_PICTURE]
     assert R.read_pictures(tmp_path / 'a') == {R.MONTAGE_PICTURE: b'png'}
     assert R.read_pictures(tmp_path / 'b') == {}
+    R.write_file(tmp_path / 'a' / 'mosaic' / 'latest.png', b'late')
+    R.write_file(tmp_path / 'b' / 'mosaic' / 'first.png', b'early')
+    R.write_file(tmp_path / 'b' / 'selection' / 'first.png', b'of another')
+    assert R.read_pictures(tmp_path / 'a') == {
+        R.MONTAGE_PICTURE: b'png',
+        R.LATEST_MOSAIC_PICTURE: b'late',
+    }
+    assert R.read_pictures(tmp_path / 'b') == {
+        R.FIRST_MOSAIC_PICTURE: b'early'
+    }

@@ -59,6 +59,21 @@ def test_as_a_user_runs_it(tmp_path):
     assert page.count('<h3>Confusion matrix</h3>') == 2
 
 
+def test_pictures_of_two_runs(tool, tmp_path, capsys):
+    dirs = [add_run(tmp_path, 'kd', 97.0), add_run(tmp_path, 'mosaic', 98.5)]
+    folder = tmp_path / 'mosaic' / 'mosaic'
+    folder.mkdir()
+    (folder / 'first.png').write_bytes(b'early')
+    (folder / 'latest.png').write_bytes(b'late')
+    out = tmp_path / 'page.html'
+    tool.main([*dirs, '--out', str(out)])
+    page = out.read_text()
+    own = page[page.index('<h2>mosaic</h2>') :]
+    assert '<h3>Synthetic images</h3>' in own
+    assert page.count('base64,') == own.count('base64,') == 2
+    assert own.index('base64,ZWFybHk=') < own.index('base64,bGF0ZQ==')
+
+
 def test_names(tool, tmp_path, capsys):
     run = add_run(tmp_path, 'kd', 97.0)
     out = tmp_path / 'page.html'

@@ -23,6 +23,7 @@ from ..report import (
     thin_curve,
     write_file,
 )
+from .validation_classes import validation_classes
 
 _STATE_KEY = 'distill_report'
 
@@ -34,8 +35,8 @@ class DistillReportHook(Hook):
     The page shows teacher and student in figures, the curves of every loss
     and its terms, of the learning rate and of the validation metrics, the
     confusion matrix of the student's last validation, the selection of its
-    images, and the config. It also works for a run without a teacher or
-    without validation.
+    images or the synthetic ones, and the config. It also works for a run
+    without a teacher or without validation.
 
     **Curves after a resume.** Losses and learning rates are taken from the
     message hub: it has one value per iteration, and it is in the checkpoint,
@@ -192,7 +193,7 @@ class DistillReportHook(Hook):
         """
         if not self._is_training:
             return
-        confusion = self._confusion(_class_names(runner))
+        confusion = self._confusion(validation_classes(runner))
         values = {
             name: finite(value)
             for name, value in (metrics or {}).items()
@@ -269,7 +270,7 @@ class DistillReportHook(Hook):
             curves=_training_curves(runner),
             validations=self._state['validations'],
             confusion=self._state['confusion'],
-            classes=_class_names(runner),
+            classes=validation_classes(runner),
             student=_describe(getattr(model, 'student', model)),
             teacher=dict(_describe(teacher), metrics=metrics)
             if has_teacher
@@ -293,13 +294,6 @@ def _is_scalar(value) -> bool:
     return isinstance(value, (int, float, np.number))
 
 
-def _class_names(runner) -> Sequence[str]:
-    if runner.val_loop is None:
-        return ()
-    dataset = runner.val_loop.dataloader.dataset
-    return getattr(dataset, 'metainfo', {}).get('classes', ())
-
-
 def _describe(model: Optional[nn.Module]) -> dict:
     if not isinstance(model, nn.Module):
         return {}
@@ -321,8 +315,11 @@ def _training_curves(runner) -> dict:
         values = buffer.data[0]
         if not name.startswith('train/'):
             continue
-        # The terms of a loss, such as distill.sdd_consistent, too.
-        if 'loss' in name or name.startswith('train/distill.'):
+        # The terms of a loss, such as distill.sdd_consistent, too, and what
+        # MosaicKD's generator is judged by.
+        if 'loss' in name or name.startswith(
+            ('train/distill.', 'train/mosaic.')
+        ):
             losses[name] = thin_curve(values, runner.iter, interval)
         # With several optimizers, theirs are called 'train/<name>.lr'.
         elif name.endswith('lr'):

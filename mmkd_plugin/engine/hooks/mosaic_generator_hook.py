@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Optional
 
 import numpy as np
@@ -44,6 +45,7 @@ MISSING_STATE = ('error', 'restart')
 PLAYERS = ('generator', 'discriminator')
 # The players' noise has stream 2.
 _PICTURE_STREAM = 3
+_ORDER_STREAM = 4
 
 
 @HOOKS.register_module()
@@ -276,7 +278,8 @@ class MosaicGeneratorHook(Hook):
             )
         # Neither what the run draws next nor the players depend on each other.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(options.get('seed', 0))
+            # torch.manual_seed would seed accelerators as well.
+            torch.default_generator.manual_seed(options.get('seed', 0))
             return MosaicPlayers(
                 copy.deepcopy(self.generator),
                 copy.deepcopy(self.discriminator),
@@ -329,11 +332,17 @@ class MosaicGeneratorHook(Hook):
         resumed = runner.iter > 0
         if resumed:
             self._load(players, self._restored)
+        elif is_main_process():
+            # That of an earlier run here would pass for this run's.
+            _picture(runner, LATEST_MOSAIC_PICTURE).unlink(missing_ok=True)
         self._restored = None
         self.players = players
         if self.real_dataloader is not None:
+            # Not the student's order: samplers draw from seed plus epoch.
+            rng = counter_rng(runner.seed or 0, 0, 0, stream=_ORDER_STREAM)
             loader = runner.build_dataloader(
-                copy.deepcopy(self.real_dataloader), seed=runner.seed
+                copy.deepcopy(self.real_dataloader),
+                seed=int(rng.integers(2**31)),
             )
             self._real = EndlessBatches(loader, self._updates(runner.iter))
         counts = [
@@ -399,6 +408,8 @@ class MosaicGeneratorHook(Hook):
         Raises:
             FloatingPointError: If weights of the players are not finite.
         """
+        if self.players is None:
+            return
         nets = {name: getattr(self.players, name) for name in PLAYERS}
         broken = broken_networks(nets)
         if broken:
@@ -433,6 +444,9 @@ class MosaicGeneratorHook(Hook):
         """
         if runner.iter % self.student_steps == 0:
             self._update(runner, data_batch)
+        elif self._shown is None:
+            # Resumed between two updates: the picture may come before one.
+            self._shown = self._real_images(data_batch)[: self.num_pictures]
         # As often as the losses, over whose window the log averages them.
         for name, value in self._terms.items():
             runner.message_hub.update_scalar(f'train/mosaic.{name}', value)
@@ -442,10 +456,14 @@ class MosaicGeneratorHook(Hook):
         if self.student_images == 'synthetic':
             del data_batch['inputs']
 
+    def _real_images(self, data_batch: dict) -> Tensor:
+        """Normalise a batch without augmentation."""
+        return self._algorithm.data_preprocessor(data_batch, False)['inputs']
+
     def _update(self, runner: Runner, data_batch: dict) -> None:
         model, players = self._algorithm, self.players
         source = data_batch if self._real is None else next(self._real)
-        real = model.data_preprocessor(source, False)['inputs']
+        real = self._real_images(source)
         self._shown = real[: self.num_pictures]
         if runner.iter == 0 and is_main_process():
             self._draw(runner, FIRST_MOSAIC_PICTURE)
@@ -537,7 +555,7 @@ class MosaicGeneratorHook(Hook):
             columns=self.num_pictures,
         )
         image = render(figure)
-        write_file(f'{runner.work_dir}/mosaic/{file}', png(image))
+        write_file(_picture(runner, file), png(image))
         runner.visualizer.add_image('mosaic', image, step=runner.iter)
 
     @torch.no_grad()
@@ -556,6 +574,10 @@ class MosaicGeneratorHook(Hook):
                 pixels, label.tolist(), score.tolist(), strict=True
             )
         ]
+
+
+def _picture(runner: Runner, file: str) -> Path:
+    return Path(runner.work_dir) / 'mosaic' / file
 
 
 def _name(classes: Sequence[str], index: int) -> str:

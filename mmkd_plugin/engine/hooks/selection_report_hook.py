@@ -25,6 +25,7 @@ from ..report import (
     render,
     write_file,
 )
+from .validation_classes import validation_classes
 
 # What the candidates that were not chosen are, by the order of choosing.
 _LEFT_OUT = {
@@ -79,7 +80,7 @@ class SelectionReportHook(Hook):
             return
         scores, selection = sampler.scores, sampler.selection
         folder = Path(runner.work_dir) / 'selection'
-        classes = self._classes(runner)
+        classes = validation_classes(runner)
 
         swap = not self._is_rgb(runner)
         rows = [
@@ -171,14 +172,6 @@ class SelectionReportHook(Hook):
             ),
             uncertainty=float(scores.uncertainty[index]),
         )
-
-    @staticmethod
-    def _classes(runner) -> Sequence[str]:
-        """Get the teacher's classes, which the validation set names."""
-        if runner.val_loop is None:
-            return ()
-        dataset = runner.val_loop.dataloader.dataset
-        return getattr(dataset, 'metainfo', {}).get('classes', ())
 
     @staticmethod
     def _is_rgb(runner) -> bool:

@@ -87,6 +87,19 @@ class KillHook(Hook):
             raise KeyboardInterrupt
 
 
+class MosaicScalars(Hook):
+    """Logs what a generator's hook does."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        runner.message_hub.update_scalars(
+            {
+                'train/mosaic.loss_d': 2.0,
+                'train/mosaic.confidence': 0.5,
+                'train/mosaic.class_entropy': float(runner.iter + 1),
+            }
+        )
+
+
 def loader():
     images = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1) * 20
     images = np.broadcast_to(images, (5, 4, 4, 3)).copy()
@@ -324,6 +337,27 @@ class TestOtherRuns:
         assert read(tmp_path)['selection'] == {'delta': 0.5}
         page = (tmp_path / 'report' / 'index.html').read_text()
         assert page.count('data:image/png;base64,') == 1
+
+    def test_mosaic_is_included(self, tmp_path):
+        folder = tmp_path / 'mosaic'
+        folder.mkdir()
+        (folder / 'first.png').write_bytes(b'\x89PNG')
+        (folder / 'latest.png').write_bytes(b'\x89PNG')
+        runner = build(
+            tmp_path, custom_hooks=[MosaicScalars(), DistillReportHook()]
+        )
+        runner.train()
+        page = (tmp_path / 'report' / 'index.html').read_text()
+        assert '<h2>Synthetic images</h2>' in page
+        assert page.count('data:image/png;base64,') == 2
+        curves = read(tmp_path)['curves']
+        assert curves['train/mosaic.class_entropy'] == dict(
+            iteration=[2, 4, 6, 8, 10, 12],
+            value=[1.5, 3.5, 5.5, 7.5, 9.5, 11.5],
+        )
+        assert curves['train/mosaic.confidence']['value'] == [0.5] * 6
+        assert curves['train/mosaic.loss_d']['value'] == [2.0] * 6
+        assert '<code>train/mosaic.confidence</code>' in page
 
     def test_other_metric(self, tmp_path):
         hook = dict(type='DistillReportHook', metric='score')
