@@ -18,8 +18,17 @@ import pytest
 from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image, ImageOps
 
-from mmkd_plugin.datasets import PackedImages, packing
-from mmkd_plugin.datasets.packing import list_images, load_image, pack_folder
+from mmkd_plugin.datasets import PackedImages
+from mmkd_plugin.datasets.packing import (
+    decoding,
+    folder,
+    journal,
+    list_images,
+    load_image,
+    pack_folder,
+    pixel_file,
+    workers,
+)
 
 needs_fork = pytest.mark.skipif(
     'fork' not in multiprocessing.get_all_start_methods(),
@@ -52,8 +61,8 @@ def write_tree(root, num=11):
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(packing, 'CHUNK_IMAGES', 2)
-    monkeypatch.setattr(packing, 'LOCK_PATIENCE', 0.1)
+    monkeypatch.setattr(pixel_file, 'CHUNK_IMAGES', 2)
+    monkeypatch.setattr(journal, 'LOCK_PATIENCE', 0.1)
 
 
 def read_report(path):
@@ -115,10 +124,10 @@ def test_exif_orientation(tmp_path, suffix, orientation, fit):
     pixels = np.zeros((16, 32, 3), np.uint8)
     pixels[:8, :16], pixels[8:, :16], pixels[:8, 16:] = 255, 160, 80
     exif = Image.Exif()
-    exif[packing.EXIF_ORIENTATION] = orientation
+    exif[decoding.EXIF_ORIENTATION] = orientation
     path = save(tmp_path / f'x.{suffix}', pixels, exif=exif)
     image = Image.fromarray(pixels)
-    image.getexif()[packing.EXIF_ORIENTATION] = orientation
+    image.getexif()[decoding.EXIF_ORIENTATION] = orientation
     upright = ImageOps.exif_transpose(image)
     expected = load_image(
         save(tmp_path / 'upright.png', upright), 4, fit
@@ -224,9 +233,9 @@ def test_large_jpeg_is_decoded_small(tmp_path, monkeypatch):
     smooth = Image.fromarray(noise(8, 8, 3)).resize((520, 400))
     path = save(tmp_path / 'x.jpg', smooth, quality=95)
     sizes = []
-    to_rgb = packing._to_rgb
+    to_rgb = decoding._to_rgb
     monkeypatch.setattr(
-        packing, '_to_rgb', lambda x: sizes.append(x.size) or to_rgb(x)
+        decoding, '_to_rgb', lambda x: sizes.append(x.size) or to_rgb(x)
     )
     result = load_image(path, 32)
     assert sizes == [(130, 100)]
@@ -380,9 +389,9 @@ def test_bytes_do_not_depend_on_workers_or_place(tmp_path, small_chunks):
 
 
 def test_chunk_of_large_images_is_short():
-    chunks = packing._PixelFile('', 1000, 224)
-    assert chunks.chunk_images * 224 * 224 * 3 <= packing.CHUNK_BYTES
-    assert packing._PixelFile('', 1000, 10000).chunk_images == 1
+    chunks = pixel_file.PixelFile('', 1000, 224)
+    assert chunks.chunk_images * 224 * 224 * 3 <= pixel_file.CHUNK_BYTES
+    assert pixel_file.PixelFile('', 1000, 10000).chunk_images == 1
 
 
 @pytest.mark.parametrize('fit', ['stretch', 'crop'])
@@ -536,14 +545,14 @@ def test_second_packer_is_refused(tmp_path, monkeypatch, small_chunks):
     src, out = tmp_path / 'src', tmp_path / 'out.npz'
     write_tree(src)
     started, go_on = threading.Event(), threading.Event()
-    load = packing.load_image
+    load = workers.load_image
 
     def slow_load(*args):
         started.set()
         assert go_on.wait(30)
         return load(*args)
 
-    monkeypatch.setattr(packing, 'load_image', slow_load)
+    monkeypatch.setattr(workers, 'load_image', slow_load)
     first = threading.Thread(
         target=pack_folder, args=(src, out), kwargs=dict(size=2, workers=1)
     )
@@ -562,14 +571,14 @@ def test_files_that_disappear_stop_the_packing(tmp_path, monkeypatch):
     src, out = tmp_path / 'src', tmp_path / 'out.npz'
     save(src / '1.png')
     save(src / '2.png')
-    listed = packing.list_images
+    listed = folder.list_images
 
     def list_and_remove(path):
         listing = listed(path)
         (src / '2.png').unlink()
         return listing
 
-    monkeypatch.setattr(packing, 'list_images', list_and_remove)
+    monkeypatch.setattr(folder, 'list_images', list_and_remove)
     with pytest.raises(OSError, match=r'2\.png disappeared'):
         pack_folder(src, out, size=2, workers=1)
     assert not out.exists()
@@ -582,7 +591,7 @@ def test_dead_worker_is_an_error(tmp_path, monkeypatch, small_chunks):
     src, out = tmp_path / 'src', tmp_path / 'out.npz'
     write_tree(src)
     with monkeypatch.context() as patch:
-        patch.setattr(packing, 'load_image', lambda *args: os._exit(9))
+        patch.setattr(workers, 'load_image', lambda *args: os._exit(9))
         with pytest.raises(RuntimeError, match='fewer --workers'):
             pack_folder(src, out, size=2, workers=2)
     assert pack_folder(src, out, size=2, workers=2)['num_images'] == 12
@@ -705,7 +714,7 @@ def test_killed_after_some_chunks(job, capsys, chunks, torn):
     kwargs, expected = job
 
     def kill():
-        append = packing._Journal.append
+        append = journal.Journal.append
 
         def append_and_die(journal, record):
             if record.get('chunk') == chunks:
@@ -716,7 +725,7 @@ def test_killed_after_some_chunks(job, capsys, chunks, torn):
                 die()
             append(journal, record)
 
-        packing._Journal.append = append_and_die
+        journal.Journal.append = append_and_die
 
     assert pack_in_child(kill, **kwargs) == -signal.SIGKILL
     assert not kwargs['out'].exists()
@@ -731,14 +740,14 @@ def test_killed_again_and_again(job):
     kwargs, expected = job
 
     def kill():
-        append = packing._Journal.append
+        append = journal.Journal.append
 
         def append_and_die(journal, record):
             append(journal, record)
             if 'chunk' in record or 'assembled' in record:
                 die()
 
-        packing._Journal.append = append_and_die
+        journal.Journal.append = append_and_die
 
     # There are seven chunks. Then it dies when the result is complete, but
     # has not got its name yet.
@@ -752,7 +761,7 @@ def test_killed_again_and_again(job):
 
 def interrupt(kwargs, monkeypatch, chunks=3):
     """Stop packing, as Ctrl-C does, when some chunks are done."""
-    append = packing._Journal.append
+    append = journal.Journal.append
 
     def append_and_stop(journal, record):
         append(journal, record)
@@ -760,7 +769,7 @@ def interrupt(kwargs, monkeypatch, chunks=3):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(packing._Journal, 'append', append_and_stop)
+        patch.setattr(journal.Journal, 'append', append_and_stop)
         with pytest.raises(KeyboardInterrupt):
             pack_folder(**kwargs)
     assert names(kwargs['out'].parent) == ['x.npz.part', 'x.npz.part.json']
@@ -770,9 +779,9 @@ def test_going_on_decodes_only_what_is_missing(job, monkeypatch, capsys):
     kwargs, expected = job
     interrupt(kwargs, monkeypatch)
     decoded = []
-    load = packing.load_image
+    load = workers.load_image
     monkeypatch.setattr(
-        packing, 'load_image', lambda *a: decoded.append(a[0]) or load(*a)
+        workers, 'load_image', lambda *a: decoded.append(a[0]) or load(*a)
     )
     pack_folder(**kwargs)
     check_result(kwargs, expected)
@@ -836,9 +845,9 @@ def test_mistake_keeps_the_work_of_an_interrupted_run(job, monkeypatch):
         pack_folder(**kwargs)
     (kwargs['src'] / 'stray.png').unlink()
     decoded = []
-    load = packing.load_image
+    load = workers.load_image
     monkeypatch.setattr(
-        packing, 'load_image', lambda *a: decoded.append(a[0]) or load(*a)
+        workers, 'load_image', lambda *a: decoded.append(a[0]) or load(*a)
     )
     pack_folder(**kwargs)
     check_result(kwargs, expected)
@@ -867,7 +876,7 @@ def test_workers_end_with_a_killed_packer(job, monkeypatch):
 
     def packer():
         sys.stdout = io.StringIO()
-        packing.load_image = slow_load
+        workers.load_image = slow_load
         multiprocessing.set_start_method('fork', force=True)
         pack_folder(**kwargs)
 
@@ -876,22 +885,22 @@ def test_workers_end_with_a_killed_packer(job, monkeypatch):
     deadline = time.monotonic() + 30
     while len(names(pids)) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
-    workers = [int(name) for name in names(pids)]
-    assert len(workers) == 3
+    decoders = [int(name) for name in names(pids)]
+    assert len(decoders) == 3
     child.kill()
     child.join()
     try:
         # Started at once, it waits for the lock that the workers still hold.
-        monkeypatch.setattr(packing, 'LOCK_PATIENCE', 10)
+        monkeypatch.setattr(journal, 'LOCK_PATIENCE', 10)
         kwargs['workers'] = 1
         pack_folder(**kwargs)
         check_result(kwargs, expected)
         deadline = time.monotonic() + 10
-        while any(map(running, workers)) and time.monotonic() < deadline:
+        while any(map(running, decoders)) and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert not any(map(running, workers))
+        assert not any(map(running, decoders))
     finally:
-        for pid in filter(running, workers):
+        for pid in filter(running, decoders):
             os.kill(pid, signal.SIGKILL)
 
 

@@ -15,8 +15,8 @@ from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 
 import mmkd_plugin  # noqa: F401
-from mmkd_plugin.engine import export as export_module
 from mmkd_plugin.engine.export import HEADER, export_student
+from mmkd_plugin.engine.export import student as export_module
 
 MEAN, STD = [10.0, 120.0, 200.0], [50.0, 60.0, 70.0]
 CIFAR = [

@@ -1,0 +1,12 @@
+"""A distilled student as files that need nothing of this package."""
+
+from .config import student_config
+from .student import HEADER, Export, export_student, take_student
+
+__all__ = [
+    'HEADER',
+    'Export',
+    'export_student',
+    'student_config',
+    'take_student',
+]
