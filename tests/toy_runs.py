@@ -9,9 +9,11 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
-from toys import architecture, kd_distiller
+from toys import architecture, kd_distiller, sources
 
 from mmkd_plugin.datasets import ArrayImages
+from mmkd_plugin.models import BatchAugDataPreprocessor
+from mmkd_plugin.models.generators import MosaicGenerator, PatchDiscriminator
 
 PREPROCESSOR = dict(
     type='BatchAugDataPreprocessor', mean=[120.5] * 3, std=[60.0] * 3
@@ -72,6 +74,80 @@ def loader(dataset, shuffle=False, **kwargs):
         'sampler': dict(type='DefaultSampler', shuffle=shuffle),
         **kwargs,
     }
+
+
+def mosaic_hook(**options):
+    """Config of MosaicKD's hook, for images of 8x8."""
+    return {
+        'type': 'MosaicGeneratorHook',
+        'generator': dict(
+            type='MosaicGenerator', latent_dim=5, base_channels=3, image_size=8
+        ),
+        'discriminator': dict(
+            type='PatchDiscriminator', base_channels=4, patch_size=6
+        ),
+        'num_pictures': 3,
+        **options,
+    }
+
+
+def net_distillation(teacher, student, loss, **preprocessor):
+    """Config of one loss on the logits of two ``published_players.Net``."""
+    logits = dict(logits=dict(type='ModuleOutputs', source='logits'))
+    return dict(
+        type='SingleTeacherDistill',
+        teacher=teacher,
+        student=student,
+        calculate_student_loss=False,
+        data_preprocessor=dict(PREPROCESSOR, **preprocessor),
+        distiller=dict(
+            type='ConfigurableDistiller',
+            student_recorders=logits,
+            teacher_recorders=logits,
+            distill_losses=dict(loss_logits=loss),
+            loss_forward_mappings=dict(loss_logits=sources('logits')),
+        ),
+    )
+
+
+def leaves(value, path=''):
+    """Flatten nested dicts and lists, tensors made comparable by ``==``."""
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, (list, tuple)):
+        items = enumerate(value)
+    elif isinstance(value, torch.Tensor):
+        return {path: (value.dtype, value.tolist())}
+    else:
+        return {path: value}
+    found = {}
+    for key, part in items:
+        found.update(leaves(part, f'{path}.{key}'))
+    return found
+
+
+@MODELS.register_module()
+class DoublePreprocessor(BatchAugDataPreprocessor):
+    """A preprocessor whose images are float64."""
+
+    def _normalise(self, images):
+        return super()._normalise(images).double()
+
+
+def double_generator(**options):
+    return MosaicGenerator(**options).double()
+
+
+def double_discriminator(**options):
+    return PatchDiscriminator(**options).double()
+
+
+def double_players():
+    """Networks of :func:`mosaic_hook` in float64."""
+    config = mosaic_hook()
+    config['generator']['type'] = double_generator
+    config['discriminator']['type'] = double_discriminator
+    return {name: config[name] for name in ('generator', 'discriminator')}
 
 
 class Watcher(Hook):

@@ -12,7 +12,7 @@ from typing import NoReturn, Optional
 
 import torch
 from mmengine.device import get_device
-from mmengine.dist import all_reduce_params, get_rank
+from mmengine.dist import all_reduce_params, broadcast, get_rank
 from mmengine.optim import CosineAnnealingLR
 from mmengine.registry import MODELS, OPTIMIZERS
 from torch import Tensor, nn
@@ -99,8 +99,9 @@ class MosaicPlayers:
     In several processes, each makes images of its own noise and judges its
     own real images. Gradients are averaged over the processes before each
     step, which is what ``DistributedDataParallel`` does, and so are the
-    running statistics after it; the networks stay the same everywhere. As in
-    the official script, the balance of classes is that of one process.
+    running statistics after it; the networks stay the same everywhere. The
+    student's buffers are those of the first process. As in the official
+    script, the balance of classes is that of one process.
 
     Args:
         generator (dict): Config of a network in ``MODELS`` like
@@ -438,6 +439,11 @@ class MosaicPlayers:
         if z is None and count is None:
             count = len(real)
         z = self._latent(count, z)
+        # Each process has moved these alone since the last update, while a
+        # resumed one has those of the first: all go on with those.
+        for net in (self.generator, student):
+            for buffer in net.buffers():
+                broadcast(buffer)
         with (
             _in_mode(self.generator, 'train'),
             _in_mode(self.discriminator, 'train'),
@@ -552,6 +558,9 @@ class MosaicPlayers:
             generator=self.generator, discriminator=self.discriminator, **nets
         )
         broken = broken_networks(nets)
+        if 'generator' in broken:
+            # Its images spoil the statistics of the others.
+            broken = ['generator']
         names = [key for key, term in terms.items() if not term.isfinite()]
         raise FloatingPointError(
             f"the {name}'s loss"
@@ -655,7 +664,7 @@ def class_entropy(counts: Tensor) -> Tensor:
         scalar, float32.
     """
     share = counts / counts.sum().clamp(min=1)
-    entropy = -torch.special.xlogy(share, share).sum()
+    entropy = torch.special.entr(share).sum()
     return entropy / math.log(max(len(counts), 2))
 
 

@@ -236,7 +236,7 @@ def preflight(config: Config, script: Optional[str] = None) -> None:
 
 def _checking_hooks(config: Config) -> list[Any]:
     """Build the hooks that check what a run is given."""
-    hooks = []
+    hooks, places = [], {}
     named = {
         **{
             f'default_hooks.{name}': item
@@ -252,6 +252,12 @@ def _checking_hooks(config: Config) -> list[Any]:
         if isinstance(kind, str):
             kind = HOOKS.get(kind)
         if hasattr(kind, 'check_inputs'):
+            if kind in places:
+                raise ValueError(
+                    f'{kind.__name__} is there twice, as {places[kind]} and '
+                    f'as {name}'
+                )
+            places[kind] = name
             hooks.append(build_part(name, HOOKS, dict(item)))
     return hooks
 

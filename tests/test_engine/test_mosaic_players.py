@@ -6,47 +6,21 @@ import math
 
 import pytest
 import torch
-from published_players import published_discriminator, published_generator
-from torch import nn
+from published_players import (
+    MEAN,
+    STD,
+    Net,
+    check_equal_nets,
+    check_published_sequences,
+    plain_epoch,
+    published_net,
+    published_nets_after,
+    published_options,
+)
 from torch.nn import functional as F
 
 from mmkd_plugin.engine.mosaic_players import MosaicPlayers
 from mmkd_plugin.utils.counter_rng import counter_rng
-
-# Of CIFAR-100.
-MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-
-
-class Net(nn.Module):
-    """The classifier of the published trajectory, or one of pixels."""
-
-    def __init__(self, widths=(4, 6), classes=6, pixels=False):
-        super().__init__()
-        first, second = widths
-        self.conv1 = nn.Conv2d(3, first, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(first)
-        self.conv2 = nn.Conv2d(first, second, 3, 2, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(second)
-        self.fc = nn.Linear(second, classes)
-        self.pixels = pixels
-
-    def forward(self, x):
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = F.relu(self.bn2(self.conv2(x)))
-        if self.pixels:
-            return self.fc(x.movedim(1, 3)).movedim(3, 1)
-        return self.fc(x.mean((2, 3)))
-
-
-def published_net(case, prefix):
-    """Build teacher or student of the published trajectory."""
-    widths = [len(case[f'{prefix}conv{n}_weight']) for n in (1, 2)]
-    net = Net(widths, len(case[f'{prefix}fc_bias'])).double()
-    for name, value in net.state_dict().items():
-        if not name.endswith('num_batches_tracked'):
-            stored = case[prefix + name.replace('.', '_')]
-            value.copy_(torch.from_numpy(stored))
-    return net
 
 
 def build(**options):
@@ -111,90 +85,21 @@ def copied(state):
 
 def test_published_epoch(golden):
     (case,) = golden('mosaic_trajectory')
-    size, t_max = int(case['batch_size']), int(case['T_max'])
-    z, real, ood = (torch.from_numpy(case[k]) for k in ('z', 'real', 'ood'))
-    adam = dict(type='Adam', lr=float(case['lr_g']), betas=(0.5, 0.999))
     players = build(
-        generator_optimizer=adam,
-        discriminator_optimizer=adam,
-        schedule_length=t_max,
-        compat='official',
-        **{
-            f'{name}_weight': float(case[name])
-            for name in ('adv', 'align', 'local', 'balance')
-        },
+        **published_options(case), schedule_length=int(case['T_max'])
     )
-    start = published_generator(case, 'G_before__')
-    players.generator.load_state_dict(start.state_dict())
-    start = published_discriminator(case, 'D_before__')
-    players.discriminator.load_state_dict(start.state_dict())
     teacher = published_net(case, 'T_before__').eval()
-    teacher_before = snapshot(teacher)
+    before = snapshot(teacher)
     student = published_net(case, 'S_before__')
-    sgd = torch.optim.SGD(
-        student.parameters(),
-        lr=float(case['lr']),
-        momentum=float(case['momentum']),
-        weight_decay=float(case['weight_decay']),
+    noted = list(plain_epoch(case, players, teacher, student))
+    check_published_sequences(case, noted)
+    nets = dict(
+        generator=players.generator,
+        discriminator=players.discriminator,
+        student=student,
     )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, t_max)
-    tau = float(case['T'])
-
-    seen = {}
-
-    def note(name, value):
-        seen.setdefault(f'{name}_seq', []).append(float(value))
-
-    noise = iter(z)
-    others = ood.split(size)
-    step = 0
-    for batch in real.split(size):
-        for name, optimizer in players.optimizers.items():
-            note(f'lr_{name[0]}', optimizer.param_groups[0]['lr'])
-        terms = players.update(teacher, student, batch, z=next(noise))
-        assert not any(term.requires_grad for term in terms.values())
-        for name, term in terms.items():
-            if name.startswith('loss'):
-                note(name, term)
-        for _ in range(5):
-            fake = players.normalise(players.sample(z=next(noise)))
-            images = torch.cat([fake, others[step % len(others)]])
-            step += 1
-            with torch.no_grad():
-                preds_T = teacher(images)
-            loss = tau**2 * F.kl_div(
-                F.log_softmax(student(images) / tau, 1),
-                F.log_softmax(preds_T / tau, 1),
-                log_target=True,
-                reduction='batchmean',
-            )
-            note('lr_s', sgd.param_groups[0]['lr'])
-            note('loss_s', loss.detach())
-            sgd.zero_grad()
-            loss.backward()
-            sgd.step()
-        schedule.step()
-
-    assert seen.keys() == {k for k in case if k.endswith('_seq')}
-    for name, values in seen.items():
-        assert values == pytest.approx(list(case[name]), rel=1e-9), name
-    after = (
-        (players.generator, published_generator(case, 'G_after__')),
-        (players.discriminator, published_discriminator(case, 'D_after__')),
-        (student, published_net(case, 'S_after__')),
-    )
-    for net, expected in after:
-        for name, value in expected.state_dict().items():
-            if not name.endswith('num_batches_tracked'):
-                torch.testing.assert_close(
-                    net.state_dict()[name],
-                    value,
-                    rtol=1e-9,
-                    # Of the tensor's largest value.
-                    atol=1e-9 * value.abs().max().item(),
-                    msg=lambda text, name=name: f'{name}: {text}',
-                )
-    assert not changed(teacher, teacher_before)
+    check_equal_nets(nets, published_nets_after(case))
+    assert not changed(teacher, before)
     # The passes that moved statistics: all of them, in all three players.
     assert players.generator.layers[0].num_batches_tracked == 3 * 6
     assert players.discriminator.layers[3].num_batches_tracked == 3 * 3

@@ -5,7 +5,13 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS
-from toy_runs import PREPROCESSOR, classifier, distillation, save_teacher
+from toy_runs import (
+    PREPROCESSOR,
+    classifier,
+    distillation,
+    mosaic_hook,
+    save_teacher,
+)
 
 from mmkd_plugin.datasets import RandomSubsetSampler
 from mmkd_plugin.engine.preflight import (
@@ -228,6 +234,33 @@ def test_an_empty_training_set(config, tmp_path):
         preflight(config)
     config.train_dataloader.dataset = dict(type='NoImages')
     with pytest.raises(ValueError, match='the training set is empty'):
+        preflight(config)
+
+
+def test_hooks_look_at_the_run(config, tmp_path):
+    config.train_dataloader.sampler = dict(type='DefaultSampler')
+    config.custom_hooks = [dict(type='ReseedHook'), mosaic_hook()]
+    before = config.pretty_text
+    preflight(config)
+    assert config.pretty_text == before
+    # The hook itself, then the hook on model, images and checkpoint.
+    config.custom_hooks[1].local_wieght = 1.0
+    match = r"custom_hooks\.1: Mosaic.* no option 'local_wieght'; nearest: loc"
+    with pytest.raises(ValueError, match=match):
+        preflight(config)
+    config.custom_hooks[1] = mosaic_hook(local_weight=-1.0)
+    with pytest.raises(ValueError, match=r'local_weight must be .* got -1\.0'):
+        preflight(config)
+    config.custom_hooks[1] = mosaic_hook()
+    config.train_dataloader.update(batch_size=4, drop_last=True)
+    with pytest.raises(ValueError, match=r'set of 2 .* than a batch of 4'):
+        preflight(config)
+    config.train_dataloader.batch_size = 2
+    config.load_from = str(tmp_path / 'epoch_1.pth')
+    torch.save(dict(state_dict={}), config.load_from)
+    preflight(config)
+    config.resume = True
+    with pytest.raises(ValueError, match=r"no state.*missing_state='restart'"):
         preflight(config)
 
 

@@ -1,26 +1,34 @@
 """Put images into the batches that a generator makes meanwhile."""
 
 import copy
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
 import numpy as np
 import torch
-from mmengine.dist import all_reduce, is_distributed, is_main_process
+from mmengine.dist import (
+    all_reduce,
+    broadcast,
+    is_distributed,
+    is_main_process,
+)
 from mmengine.hooks import Hook
 from mmengine.model import convert_sync_batchnorm, is_model_wrapper
 from mmengine.optim import AmpOptimWrapper
-from mmengine.registry import HOOKS
+from mmengine.registry import DATASETS, HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmkd_plugin.models.data_preprocessors import BatchAugDataPreprocessor
+from mmkd_plugin.utils.build import build_part
 from mmkd_plugin.utils.checks import (
     check_choice,
     check_count,
     check_flag,
     check_number,
+    nearest,
 )
 from mmkd_plugin.utils.counter_rng import counter_rng
 
@@ -43,6 +51,7 @@ STATE_KEY = 'mosaic_generator_hook'
 STUDENT_IMAGES = ('both', 'synthetic')
 MISSING_STATE = ('error', 'restart')
 PLAYERS = ('generator', 'discriminator')
+_SET_BY_HOOK = {'mean', 'std', 'pixel_max', 'seed', 'schedule_length'}
 # The players' noise has stream 2.
 _PICTURE_STREAM = 3
 _ORDER_STREAM = 4
@@ -65,7 +74,8 @@ class MosaicGeneratorHook(Hook):
     patches look real, that the teacher is sure of, that are evenly spread
     over the classes, and that the student does not understand yet. Before
     each iteration it puts new synthetic images into the batch of real ones.
-    What the student learns from these is the distiller's business.
+    What the student learns from these is the distiller's business. Both
+    players are in the student's memory format (``channels_last``).
 
     One iteration of the official script is ``student_steps`` iterations
     here, the update of the players first.
@@ -116,7 +126,7 @@ class MosaicGeneratorHook(Hook):
             student. Defaults to ``'error'``.
         picture_interval (int): Epochs from one picture to the next; also
             those after which the classes of the synthetic images are looked
-            at. Defaults to 1.
+            at; at the end of the run both are done anyway. Defaults to 1.
         num_pictures (int): Images a row of the picture. Defaults to 10.
         collapse_threshold (float): Below which entropy of their classes, as a
             share of the highest one possible, a warning says that the
@@ -168,11 +178,21 @@ class MosaicGeneratorHook(Hook):
         check_count('picture_interval', picture_interval)
         check_count('num_pictures', num_pictures)
         check_number('collapse_threshold', collapse_threshold, least=0, most=1)
-        for name in ('mean', 'std', 'pixel_max', 'seed', 'schedule_length'):
-            if name in players:
+        known = {
+            name
+            for kind in (type(self), MosaicPlayers)
+            for name in inspect.signature(kind).parameters
+        } - {'players'}
+        for name, value in players.items():
+            if name in _SET_BY_HOOK:
                 raise ValueError(
                     f'{name} is set by MosaicGeneratorHook itself, but got '
-                    f'{players[name]!r}'
+                    f'{value!r}'
+                )
+            if name not in known:
+                raise ValueError(
+                    f'MosaicGeneratorHook has no option {name!r}; '
+                    f'{nearest(name, known - _SET_BY_HOOK)}'
                 )
         self.generator = generator
         self.discriminator = discriminator
@@ -193,6 +213,7 @@ class MosaicGeneratorHook(Hook):
         self._real: Optional[EndlessBatches] = None
         self._terms: dict[str, float] = {}
         self._shown: Optional[Tensor] = None
+        self._seed = 0
 
     # Before a run ------------------------------------------------------
 
@@ -218,16 +239,62 @@ class MosaicGeneratorHook(Hook):
                 and images do not fit together; if there are fewer images than
                 a batch has; or if the checkpoint lacks the players' state.
         """
-        players = self._build(model)
-        size = loader.get('batch_size', 1)
-        if loader.get('drop_last', False) and len(dataset) < size:
-            raise ValueError(
-                f'the data set of {len(dataset)} out-of-domain images is '
-                f'smaller than a batch of {size}'
-            )
+        state = None if checkpoint is None else checkpoint.get(STATE_KEY)
+        players = self._build(model, **self._parts_of(state))
+        self._check_size('out-of-domain', dataset, loader)
         self._check_images(model, dataset, players)
+        if self.real_dataloader is not None:
+            real = self._real_dataset()
+            self._check_size('real', real, self.real_dataloader)
+            self._check_images(model, real, players)
         if checkpoint is not None:
-            self._load(players, checkpoint.get(STATE_KEY))
+            self._load(players, state)
+
+    def _parts_of(self, state: Optional[dict]) -> dict:
+        """Guess the options that a run adds, to build what it builds."""
+        # Of any length: a schedule that is loaded has its own.
+        options = dict(schedule_length=1) if self.anneal else {}
+        # The optimizer wrapper is not known here; the start of the run looks
+        # at it.
+        scaled = state is not None and 'generator_scaler' in state['players']
+        if scaled and self._options.get('amp_dtype') is None:
+            options['amp_dtype'] = 'float16'
+        return options
+
+    def _real_dataset(self) -> Sequence:
+        loader = self.real_dataloader
+        if not isinstance(loader, dict):
+            raise ValueError(
+                f'real_dataloader must be a config, but got {loader!r}'
+            )
+        missing = [
+            key for key in ('dataset', 'sampler') if loader.get(key) is None
+        ]
+        if missing:
+            raise ValueError(
+                f'real_dataloader is a whole config of its own: it needs '
+                f'{missing} as well, but got {sorted(loader)}'
+            )
+        dataset = loader['dataset']
+        if isinstance(dataset, dict):
+            dataset = build_part(
+                'real_dataloader.dataset', DATASETS, copy.deepcopy(dataset)
+            )
+        if hasattr(dataset, 'full_init'):
+            dataset.full_init()
+        return dataset
+
+    @staticmethod
+    def _check_size(what: str, dataset: Sequence, loader: dict) -> None:
+        size = loader.get('batch_size', 1)
+        # Some samplers draw from a part of the images.
+        part = (loader.get('sampler') or {}).get('num_samples')
+        count = min(len(dataset), part or len(dataset))
+        if loader.get('drop_last', False) and count < size:
+            raise ValueError(
+                f'the data set of {count} {what} images is smaller than a '
+                f'batch of {size}'
+            )
 
     def _check_images(
         self, model: nn.Module, dataset: Sequence, players: MosaicPlayers
@@ -310,6 +377,10 @@ class MosaicGeneratorHook(Hook):
         if is_model_wrapper(model):
             model = model.module
         self._algorithm = model
+        seed = torch.tensor(runner.seed or 0)
+        # With diff_rank_seed, each process has another one.
+        broadcast(seed)
+        self._seed = seed.item()
         batches = len(runner.train_dataloader)
         if batches == 0:
             raise ValueError(
@@ -319,16 +390,22 @@ class MosaicGeneratorHook(Hook):
         self._every = batches * self.picture_interval
         options = {}
         if self.anneal:
-            options['schedule_length'] = self._updates(runner.max_iters)
+            # Players that start anew have the rest of the run.
+            done = 0 if self._restored else self._updates(runner.iter)
+            left = self._updates(runner.max_iters) - done
+            options['schedule_length'] = max(left, 1)
         wrapper = runner.optim_wrapper
         if isinstance(wrapper, AmpOptimWrapper) and (
             self._options.get('amp_dtype') is None
         ):
             dtype = wrapper.cast_dtype or torch.float16
             options['amp_dtype'] = str(dtype).removeprefix('torch.')
-        players = self._build(model, seed=runner.seed or 0, **options)
+        players = self._build(model, seed=self._seed, **options)
         self._synchronise_norms(runner, players)
-        players.to(next(model.student.parameters()).device)
+        players.to(
+            next(model.student.parameters()).device,
+            memory_format=_memory_format(model.student),
+        )
         resumed = runner.iter > 0
         if resumed:
             self._load(players, self._restored)
@@ -339,7 +416,7 @@ class MosaicGeneratorHook(Hook):
         self.players = players
         if self.real_dataloader is not None:
             # Not the student's order: samplers draw from seed plus epoch.
-            rng = counter_rng(runner.seed or 0, 0, 0, stream=_ORDER_STREAM)
+            rng = counter_rng(self._seed, 0, 0, stream=_ORDER_STREAM)
             loader = runner.build_dataloader(
                 copy.deepcopy(self.real_dataloader),
                 seed=int(rng.integers(2**31)),
@@ -503,15 +580,24 @@ class MosaicGeneratorHook(Hook):
             batch_idx (int): Index of the batch in the epoch.
             data_batch (dict, optional): The batch. Defaults to None.
             outputs (dict, optional): The loss terms. Defaults to None.
+
+        Raises:
+            FloatingPointError: If the student's loss is not finite, as the
+                synthetic images are not.
         """
-        if not self.every_n_train_iters(runner, self._every):
+        self._check_synthetic(runner, data_batch, outputs)
+        if not (
+            self.every_n_train_iters(runner, self._every)
+            or self.is_last_train_iter(runner)
+        ):
             return
         counts = self.players.class_counts.clone()
         self.players.class_counts.zero_()
         all_reduce(counts, 'sum')
         if not is_main_process():
             return
-        entropy = class_entropy(counts).item()
+        # That of a single class is -0.
+        entropy = abs(class_entropy(counts).item())
         if counts.any() and entropy < self.collapse_threshold:
             runner.logger.warning(
                 f'mode collapse: the classes of the synthetic images have '
@@ -522,6 +608,20 @@ class MosaicGeneratorHook(Hook):
             )
         self._draw(runner, LATEST_MOSAIC_PICTURE)
 
+    def _check_synthetic(
+        self,
+        runner: Runner,
+        data_batch: Optional[dict],
+        outputs: Optional[dict],
+    ) -> None:
+        # The engine reads the loss anyway; the images are looked at only to
+        # find out whose fault it is.
+        loss = torch.as_tensor((outputs or {}).get('loss', 0.0))
+        if loss.isfinite().all():
+            return
+        if not data_batch['synthetic'].isfinite().all():
+            stop_not_finite(runner, "the generator's images")
+
     def _most_frequent(self, runner: Runner, counts: Tensor) -> str:
         index = int(counts.argmax())
         name = _name(validation_classes(runner), index)
@@ -529,7 +629,7 @@ class MosaicGeneratorHook(Hook):
 
     def _draw(self, runner: Runner, file: str) -> None:
         players = self.players
-        rng = counter_rng(runner.seed or 0, 0, 0, stream=_PICTURE_STREAM)
+        rng = counter_rng(self._seed, 0, 0, stream=_PICTURE_STREAM)
         source = torch.Generator().manual_seed(int(rng.integers(2**63)))
         z = players.generator.sample_latent(
             self.num_pictures, generator=source
@@ -578,6 +678,18 @@ class MosaicGeneratorHook(Hook):
 
 def _picture(runner: Runner, file: str) -> Path:
     return Path(runner.work_dir) / 'mosaic' / file
+
+
+def _memory_format(net: nn.Module) -> torch.memory_format:
+    """Find out whether a network's convolutions are in channels-last."""
+    # Those of one pixel, or of one channel, are in both formats.
+    last = any(
+        weight.dim() == 4
+        and weight.is_contiguous(memory_format=torch.channels_last)
+        and not weight.is_contiguous()
+        for weight in net.parameters()
+    )
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def _name(classes: Sequence[str], index: int) -> str:

@@ -83,8 +83,8 @@ class BatchAugDataPreprocessor(ClsDataPreprocessor):
             dict: ``inputs``, float32 ``(B, 3, H', W')`` or, with synthetic
             images before the others, ``(N + B, 3, H', W')``, and
             ``data_samples``, a sequence of data samples. Synthetic images
-            have -1 as ``sample_idx``, and where there are any, none has a
-            label.
+            have -1 as ``sample_idx`` and no label; in a batch of tensors,
+            the others then have none either.
 
         Raises:
             ValueError: If images of different sizes are to be augmented, or

@@ -248,6 +248,56 @@ def test_batch_augments_of_mmpretrain():
         assert 0 < one.gt_score.max() <= 1
 
 
+@pytest.mark.parametrize('make', [array_batch, listed_batch])
+@pytest.mark.parametrize('training', [False, True])
+def test_synthetic_images_come_first(make, training, hub):
+    preprocessor = BatchAugDataPreprocessor(augments=AUGMENTS, **STATISTICS)
+    synthetic = torch.randn(3, 3, 6, 6)
+    batch = dict(make(), synthetic=synthetic)
+    names = set(batch)
+    data = preprocessor(batch, training)
+    assert batch.keys() == names
+    # As they are, before the others, which are as ever.
+    assert data['inputs'][:3].equal(synthetic)
+    alone = preprocessor(make(), training)
+    assert data['inputs'][3:].equal(alone['inputs'])
+    samples = data['data_samples']
+    ids = [sample.sample_idx for sample in samples]
+    assert ids == [-1] * 3 + list(range(8))
+    assert not any('gt_label' in sample for sample in samples[:3])
+    if make is array_batch:
+        assert isinstance(samples, BatchSamples)
+        assert samples.gt_label is None
+    else:
+        assert [int(s.gt_label) for s in samples[3:]] == [
+            0,
+            1,
+            2,
+            0,
+            1,
+            2,
+            0,
+            1,
+        ]
+
+
+def test_synthetic_images_alone():
+    synthetic = torch.randn(3, 3, 6, 6)
+    data = BatchAugDataPreprocessor(augments=AUGMENTS, **STATISTICS)(
+        dict(synthetic=synthetic, sample_idx=torch.arange(8)), True
+    )
+    assert data['inputs'] is synthetic
+    assert data['data_samples'].sample_idx.tolist() == [-1] * 3
+    assert data['data_samples'].gt_label is None
+
+
+def test_synthetic_images_of_another_size():
+    batch = dict(array_batch(), synthetic=torch.zeros(3, 3, 4, 4))
+    match = r'shape \(3, 4, 4\), but the others \(3, 6, 6\)'
+    with pytest.raises(ValueError, match=match):
+        BatchAugDataPreprocessor(**STATISTICS)(batch)
+
+
 def test_unknown_augment():
     with pytest.raises(KeyError, match='BatchRandomSpin'):
         BatchAugDataPreprocessor(augments=[dict(type='BatchRandomSpin')])
