@@ -244,7 +244,7 @@ class MosaicGeneratorHook(Hook):
         self._check_size('out-of-domain', dataset, loader)
         self._check_images(model, dataset, players)
         if self.real_dataloader is not None:
-            real = self._real_dataset()
+            real = self._real_dataset(dataset, loader)
             self._check_size('real', real, self.real_dataloader)
             self._check_images(model, real, players)
         if checkpoint is not None:
@@ -261,8 +261,8 @@ class MosaicGeneratorHook(Hook):
             options['amp_dtype'] = 'float16'
         return options
 
-    def _real_dataset(self) -> Sequence:
-        loader = self.real_dataloader
+    def _real_dataset(self, dataset: Sequence, loader: dict) -> Sequence:
+        used, loader = loader.get('dataset'), self.real_dataloader
         if not isinstance(loader, dict):
             raise ValueError(
                 f'real_dataloader must be a config, but got {loader!r}'
@@ -275,13 +275,20 @@ class MosaicGeneratorHook(Hook):
                 f'real_dataloader is a whole config of its own: it needs '
                 f'{missing} as well, but got {sorted(loader)}'
             )
-        dataset = loader['dataset']
-        if isinstance(dataset, dict):
-            dataset = build_part(
-                'real_dataloader.dataset', DATASETS, copy.deepcopy(dataset)
-            )
-        if hasattr(dataset, 'full_init'):
-            dataset.full_init()
+        config = loader['dataset']
+        if not isinstance(config, dict):
+            return config
+        if config == used:
+            # No need to load the images a second time.
+            return dataset
+        where = 'real_dataloader.dataset'
+        try:
+            dataset = build_part(where, DATASETS, copy.deepcopy(config))
+            if hasattr(dataset, 'full_init'):
+                dataset.full_init()
+        # What mmpretrain's data sets raise where files are missing or bad.
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f'{where}: {error}') from error
         return dataset
 
     @staticmethod
