@@ -1,5 +1,6 @@
 # MosaicKD: ResNet-34 to ResNet-18 without CIFAR-100, with images of SVHN.
 # Published: 47.18.
+# By patches of which size is not known: the paper is said to speak of 4.
 _base_ = ['_base_/mosaickd.py', '_base_/ood/svhn.py']
 
 model = dict(

@@ -1,5 +1,6 @@
 # MosaicKD: WRN-40-2 to WRN-16-2 without CIFAR-100, with images of SVHN.
 # Published: 44.40.
+# By patches of which size is not known: the paper is said to speak of 4.
 _base_ = ['_base_/mosaickd.py', '_base_/ood/svhn.py']
 
 model = dict(

@@ -719,12 +719,21 @@ def test_official_mosaickd():
     hook = hook_of(config)
     # Nothing else that compat='official' does not stand for is set.
     reals = hook.pop('real_dataloader')
+    statistics = hook.pop('real_statistics')
     assert hook == dict(hook_of(main), compat='official', batch_size=256)
     # The same images and a batch of the last 80 of them.
     assert config.train_dataloader == dict(
         main.train_dataloader, drop_last=False
     )
     assert reals == config.train_dataloader
+    # Those of CIFAR-10, for the student alone, in the teacher's units.
+    assert {
+        name: pytest.approx([255 * value for value in values])
+        for name, values in dict(
+            mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)
+        ).items()
+    } == statistics
+    assert config.model.data_preprocessor == main.model.data_preprocessor
     assert config.default_hooks.param_scheduler == dict(
         type='IntervalParamSchedulerHook', interval=5
     )
@@ -843,9 +852,7 @@ def test_run_of_mosaickd(official, tmp_path):
         train_cfg=dict(by_epoch=True, max_epochs=5),
         optim_wrapper=config.optim_wrapper,
         param_scheduler=config.param_scheduler,
-        default_hooks=dict(
-            config.default_hooks, mosaic=hook, checkpoint=None
-        ),
+        default_hooks=dict(config.default_hooks, mosaic=hook, checkpoint=None),
         custom_hooks=[rates],
         default_scope=config.default_scope,
         log_level='ERROR',

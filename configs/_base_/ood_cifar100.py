@@ -12,7 +12,8 @@ model = dict(
 train_dataloader = dict(
     num_workers=0,
     persistent_workers=False,
-    # Published: the last images of a pass are a batch as well.
+    # Unlike the authors, who make a smaller batch of the last images of a
+    # pass: with as many synthetic ones as ever, it would be another mixture.
     drop_last=True,
     collate_fn=dict(type='array_collate'),
 )

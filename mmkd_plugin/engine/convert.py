@@ -19,6 +19,7 @@ from mmkd_plugin.engine.export import student_config
 from mmkd_plugin.utils.atomic import atomic_write
 from mmkd_plugin.utils.checkpoint import load_strict, load_weights
 from mmkd_plugin.utils.checks import nearest
+from mmkd_plugin.utils.finite import find_non_finite
 from mmkd_plugin.version import __version__
 
 Weights = dict[str, Tensor]
@@ -376,9 +377,9 @@ def convert_checkpoint(
         lines.append(str(error))
         raise ValueError('\n'.join(lines)) from error
     _check_unseen(model.backbone, layout)
-    for key, value in weights.items():
-        if not value.isfinite().all():
-            raise ValueError(f'{source}: not all values of {key} are finite')
+    broken = find_non_finite(weights)
+    if broken is not None:
+        raise ValueError(f'{source}: not all values of {broken} are finite')
 
     state = model.state_dict()
     sha256 = _sha256(source)

@@ -23,8 +23,8 @@ class EndlessBatches:
     def __init__(self, dataloader: DataLoader, position: int = 0) -> None:
         if len(dataloader) == 0:
             raise ValueError(
-                f'the data set of {len(dataloader.dataset)} images is smaller '
-                f'than a batch'
+                f'{len(dataloader.sampler)} images a process are fewer than a '
+                f'batch of {dataloader.batch_size}'
             )
         self.dataloader = dataloader
         self._epoch, self._skip = divmod(position, len(dataloader))

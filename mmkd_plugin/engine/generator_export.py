@@ -8,7 +8,7 @@ from typing import Any, Optional
 import torch
 from mmengine.logging import print_log
 from mmengine.registry import MODELS
-from torch import Tensor, nn
+from torch import nn
 
 from mmkd_plugin.utils.build import build_part
 from mmkd_plugin.utils.checkpoint import (
@@ -17,6 +17,7 @@ from mmkd_plugin.utils.checkpoint import (
     read_checkpoint,
 )
 from mmkd_plugin.utils.checks import check_number, nearest
+from mmkd_plugin.utils.finite import find_non_finite
 from mmkd_plugin.version import __version__
 
 from .export.files import check_target, is_same, write_together
@@ -103,7 +104,12 @@ def load_generator(path: str) -> tuple[nn.Module, dict]:
     for name in ('mean', 'std'):
         _check_statistic(name, meta[name], generator.out_channels, path)
     load_strict(generator, weights, 'generator', path)
-    _check_finite(weights, path)
+    broken = find_non_finite(weights)
+    if broken is not None:
+        raise ValueError(
+            f'the generator of {path} is broken: {broken} is not finite. '
+            f'Take an earlier checkpoint'
+        )
     return generator.train(False), meta
 
 
@@ -196,15 +202,6 @@ def _check_statistic(name: str, values: Any, channels: int, path: str) -> None:
         )
     for value in values:
         check_number(f'{name} in {path}', value)
-
-
-def _check_finite(weights: dict[str, Tensor], path: str) -> None:
-    for key, value in weights.items():
-        if not value.isfinite().all():
-            raise ValueError(
-                f'the generator of {path} is broken: {key} is not finite. '
-                f'Take an earlier checkpoint'
-            )
 
 
 def export_generator(

@@ -12,7 +12,14 @@ from typing import NoReturn, Optional
 
 import torch
 from mmengine.device import get_device
-from mmengine.dist import all_reduce_params, broadcast, get_rank
+from mmengine.dist import (
+    all_gather_object,
+    all_reduce,
+    all_reduce_params,
+    broadcast,
+    get_rank,
+    is_distributed,
+)
 from mmengine.optim import CosineAnnealingLR
 from mmengine.registry import MODELS, OPTIMIZERS
 from torch import Tensor, nn
@@ -36,6 +43,7 @@ from mmkd_plugin.utils.checks import (
     nearest,
 )
 from mmkd_plugin.utils.counter_rng import counter_rng
+from mmkd_plugin.utils.finite import find_non_finite
 
 MODES = ('eval', 'train')
 AMP_DTYPES = ('float16', 'bfloat16')
@@ -99,9 +107,8 @@ class MosaicPlayers:
     In several processes, each makes images of its own noise and judges its
     own real images. Gradients are averaged over the processes before each
     step, which is what ``DistributedDataParallel`` does, and so are the
-    running statistics after it; the networks stay the same everywhere. The
-    student's buffers are those of the first process. As in the official
-    script, the balance of classes is that of one process.
+    running statistics after it; the networks stay the same everywhere. As in
+    the official script, the balance of classes is that of one process.
 
     Args:
         generator (dict): Config of a network in ``MODELS`` like
@@ -390,7 +397,7 @@ class MosaicPlayers:
             ValueError: If both or neither are given.
         """
         z = self._latent(count, z)
-        with _in_mode(self.generator, self.sample_mode), self._autocast():
+        with in_mode(self.generator, self.sample_mode), self._autocast():
             return self.generator(z)
 
     def update(
@@ -425,28 +432,24 @@ class MosaicPlayers:
             ``loss_g`` with its unweighted terms ``loss_adv``,
             ``loss_align``, ``loss_local`` and ``loss_balance``; of the
             teacher's answers to the synthetic images ``confidence``, the
-            mean of the highest probability, and ``class_entropy``, the
-            entropy of the histogram of its classes, as a share of the
-            highest one possible.
+            mean of the highest probability, and ``class_entropy`` of the
+            histogram of its classes (see :func:`class_entropy`).
 
         Raises:
             ValueError: If the real images or the logits have a wrong shape,
                 or if both ``count`` and ``z`` are given.
             FloatingPointError: If a loss is not finite, before the step that
-                it would break; whose loss it is and which networks are
-                broken already is in the message.
+                it would break, in all processes if in one; whose loss it is
+                and which networks are broken already is in the message.
         """
         if z is None and count is None:
             count = len(real)
         z = self._latent(count, z)
-        # Each process has moved these alone since the last update, while a
-        # resumed one has those of the first: all go on with those.
-        for net in (self.generator, student):
-            for buffer in net.buffers():
-                broadcast(buffer)
+        # Sampling in train mode moves them in each process alone.
+        share_buffers(self.generator)
         with (
-            _in_mode(self.generator, 'train'),
-            _in_mode(self.discriminator, 'train'),
+            in_mode(self.generator, 'train'),
+            in_mode(self.discriminator, 'train'),
         ):
             with self._autocast():
                 images = self.normalise(self.generator(z))
@@ -494,8 +497,8 @@ class MosaicPlayers:
             if self.isolate_players:
                 for net in (teacher, student, self.discriminator):
                     stack.enter_context(_untouched(net))
-            stack.enter_context(_in_mode(teacher, 'eval'))
-            stack.enter_context(_in_mode(student, self.student_mode))
+            stack.enter_context(in_mode(teacher, 'eval'))
+            stack.enter_context(in_mode(student, self.student_mode))
             with self._autocast():
                 preds_T, preds_S = teacher(images), student(images)
                 judged = self.discriminator(images)
@@ -536,8 +539,10 @@ class MosaicPlayers:
     def _step(
         self, name: str, loss: Tensor, terms: dict, **nets: nn.Module
     ) -> None:
-        if not loss.isfinite():
-            self._stop(name, terms, **nets)
+        finite = loss.isfinite()
+        all_reduce(good := finite.long(), 'min')
+        if not good:
+            self._stop(name, terms, bool(finite), **nets)
         optimizer, scaler = self.optimizers[name], self.scalers[name]
         optimizer.zero_grad()
         scaler.scale(loss).backward()
@@ -553,25 +558,42 @@ class MosaicPlayers:
         if self.isolate_players:
             optimizer.zero_grad()
 
-    def _stop(self, name: str, terms: dict, **nets: nn.Module) -> NoReturn:
-        nets = dict(
-            generator=self.generator, discriminator=self.discriminator, **nets
+    def _stop(
+        self, name: str, terms: dict, finite: bool, **nets: nn.Module
+    ) -> NoReturn:
+        # Each process has images of its own: the fault may be in one alone,
+        # but all have to stop, and all say what it is.
+        reasons = all_gather_object(
+            None if finite else self._reason(name, terms, **nets)
         )
-        broken = broken_networks(nets)
+        rank, reason = next(
+            (rank, text) for rank, text in enumerate(reasons) if text
+        )
+        if is_distributed():
+            reason += f' in the process {rank}'
+        raise FloatingPointError(reason)
+
+    def _reason(self, name: str, terms: dict, **nets: nn.Module) -> str:
+        broken = broken_networks(
+            dict(
+                generator=self.generator,
+                discriminator=self.discriminator,
+                **nets,
+            )
+        )
         if 'generator' in broken:
             # Its images spoil the statistics of the others.
             broken = ['generator']
+        reason = f"the {name}'s loss"
         names = [key for key, term in terms.items() if not term.isfinite()]
-        raise FloatingPointError(
-            f"the {name}'s loss"
-            + (f' ({", ".join(names)})' if names else '')
-            + (
+        if names:
+            reason += f' ({", ".join(names)})'
+        if broken:
+            reason += (
                 f', because of weights that are not finite in the '
                 f'{" and the ".join(broken)},'
-                if broken
-                else ''
             )
-        )
+        return reason
 
     def to(self, *args, **kwargs) -> 'MosaicPlayers':
         """Move networks and optimizers, as ``nn.Module.to`` does.
@@ -631,7 +653,18 @@ class MosaicPlayers:
                 loaded.
             RuntimeError: If the weights of a network do not fit.
         """
-        parts = self._parts()
+        # Mixed precision may begin or end with the resumed run: scalers then
+        # start anew.
+        parts = {
+            name: part
+            for name, part in self._parts().items()
+            if name in state_dict or not name.endswith('_scaler')
+        }
+        state_dict = {
+            name: value
+            for name, value in state_dict.items()
+            if name in parts or not name.endswith('_scaler')
+        }
         wanted = {*parts, 'noise', 'class_counts'}
         missing = sorted(wanted - state_dict.keys())
         if missing:
@@ -659,13 +692,15 @@ def class_entropy(counts: Tensor) -> Tensor:
         counts (Tensor): How often each class occurs, shape ``(K,)``.
 
     Returns:
-        Tensor: Its entropy over that of the even histogram, log K: 1 where
-        all classes are equally frequent, 0 where there is but one. A
-        scalar, float32.
+        Tensor: Its entropy as a share of the highest one that as many
+        samples N can have, the log of K or, if they are fewer, of N: 1
+        where they are spread as evenly as can be, 0 where all are of one
+        class. A scalar, float32.
     """
-    share = counts / counts.sum().clamp(min=1)
+    total = counts.sum()
+    share = counts / total.clamp(min=1)
     entropy = torch.special.entr(share).sum()
-    return entropy / math.log(max(len(counts), 2))
+    return entropy / total.clamp(min=2, max=max(len(counts), 2)).log()
 
 
 def broken_networks(nets: dict[str, nn.Module]) -> list[str]:
@@ -680,12 +715,35 @@ def broken_networks(nets: dict[str, nn.Module]) -> list[str]:
     return [
         name
         for name, net in nets.items()
-        if not all(v.isfinite().all() for v in net.state_dict().values())
+        if find_non_finite(net.state_dict()) is not None
     ]
 
 
+@torch.no_grad()
+def share_buffers(net: nn.Module) -> None:
+    """Give all processes the first one's running statistics.
+
+    A checkpoint holds those of the first process. Where statistics have a
+    part in training, a resumed run is the same as an uninterrupted one only
+    if all use these.
+
+    Args:
+        net (nn.Module): The network. Its integer buffers, which count
+            batches, are left alone.
+    """
+    buffers = [b for b in net.buffers() if b.is_floating_point()]
+    if not buffers or not is_distributed():
+        return
+    # One transfer for all of them.
+    flat = torch.cat([buffer.flatten() for buffer in buffers])
+    broadcast(flat)
+    sizes = [buffer.numel() for buffer in buffers]
+    for buffer, values in zip(buffers, flat.split(sizes), strict=True):
+        buffer.copy_(values.view_as(buffer))
+
+
 @contextmanager
-def _in_mode(net: nn.Module, mode: str) -> Iterator[None]:
+def in_mode(net: nn.Module, mode: str) -> Iterator[None]:
     """Put a network into a mode, and each module back to its own."""
     before = [(module, module.training) for module in net.modules()]
     try:

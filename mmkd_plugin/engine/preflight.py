@@ -151,10 +151,24 @@ def check_overrides(config: Config, overrides: dict) -> None:
             )
 
 
-def _check_sampler(
+def check_sampler(
     type: Union[str, type], _scope_: Optional[str] = None, **options
 ) -> type:
-    """Check name and options of a sampler, without data; get its class."""
+    """Check name and options of a sampler, without data.
+
+    Args:
+        type (str or type): Name or class of the sampler.
+        _scope_ (str, optional): Scope of the name. Defaults to None.
+        **options: Its options.
+
+    Returns:
+        type: The class.
+
+    Raises:
+        KeyError: If there is no such sampler.
+        TypeError: If it has no such option, or lacks one.
+        ValueError: If it refuses one.
+    """
     if isinstance(type, str):
         with DATA_SAMPLERS.switch_scope_and_registry(_scope_) as registry:
             sampler = registry.get(type)
@@ -207,7 +221,7 @@ def preflight(config: Config, script: Optional[str] = None) -> None:
     loader = config.get('train_dataloader') or {}
     sampler = None
     if isinstance(loader.get('sampler'), dict):
-        sampler = _check_sampler(**loader['sampler'])
+        sampler = check_sampler(**loader['sampler'])
     # Some constructors of mmpretrain write into their config.
     model = MODELS.build(copy.deepcopy(config.model))
     checkpoint, resumed = None, config.get('load_from')
@@ -265,13 +279,18 @@ def _checking_hooks(config: Config) -> list[Any]:
 def fail(error: Exception) -> NoReturn:
     """End the program with one message from each machine.
 
+    A :class:`FloatingPointError` is the matter of a single process, and is
+    told by any.
+
     Args:
         error (Exception): What went wrong.
     """
     local_rank = os.environ.get(
         'SLURM_LOCALID', os.environ.get('LOCAL_RANK', '0')
     )
-    if local_rank != '0':
+    # A loss is not finite in one process first.
+    alone = isinstance(error, FloatingPointError)
+    if local_rank != '0' and not alone:
         # The launcher stops all processes when one ends: let the one with
         # the message be the first.
         time.sleep(10)

@@ -73,6 +73,6 @@ def test_it_is_an_iterator():
 
 def test_no_batch():
     with pytest.raises(
-        ValueError, match='set of 1 images is smaller than a batch'
+        ValueError, match='1 images a process are fewer than a batch of 2'
     ):
         EndlessBatches(make_loader(1, drop_last=True))

@@ -19,7 +19,11 @@ from published_players import (
 )
 from torch.nn import functional as F
 
-from mmkd_plugin.engine.mosaic_players import MosaicPlayers
+from mmkd_plugin.engine.mosaic_players import (
+    MosaicPlayers,
+    class_entropy,
+    share_buffers,
+)
 from mmkd_plugin.utils.counter_rng import counter_rng
 
 
@@ -398,6 +402,40 @@ def test_resumed_run_is_the_same_bit_for_bit(compat, seed):
             assert part == other and part['last_step'] == 5
 
 
+@pytest.mark.parametrize(
+    ('before', 'now'), [('float16', None), (None, 'float16')]
+)
+def test_mixed_precision_begins_or_ends(before, now, seed):
+    """With the resumed run."""
+    options = dict(schedule_length=3)
+    players = build(amp_dtype=before, **options)
+    for scaler in players.scalers.values():
+        if before:
+            scaler.load_state_dict(dict(scaler.state_dict(), scale=8.0))
+    players.sample(2)
+    state = copied(players.state_dict())
+    assert ('generator_scaler' in state) == (before is not None)
+    resumed = build(amp_dtype=now, **options)
+    fresh = copied(resumed.state_dict())
+    resumed.load_state_dict(state)
+    found = resumed.state_dict()
+    for name in ('generator', 'discriminator'):
+        assert not changed(getattr(resumed, name), state[name])
+        assert (f'{name}_scaler' in found) == (now is not None)
+        # A new one.
+        assert found.get(f'{name}_scaler') == fresh.get(f'{name}_scaler')
+    assert found['noise'] == state['noise'] == dict(seed=0, draws=1)
+    # Where there is one on both sides, it goes on.
+    again = build(amp_dtype=before, **options)
+    again.load_state_dict(state)
+    if before:
+        assert again.scalers['generator'].get_scale() == 8
+    # Nothing else may be missing.
+    del state['generator_schedule']
+    with pytest.raises(ValueError, match=r"lacks \['generator_schedule'\]"):
+        resumed.load_state_dict(state)
+
+
 def test_schedule_stays_at_zero(seed):
     players = build(schedule_length=3)
     teacher, student, real = models()
@@ -598,3 +636,40 @@ def test_initialisation_of_a_config():
         )
     )
     assert (players.generator.project.weight == 0.25).all()
+
+
+# Of the classes --------------------------------------------------------
+
+# That of three in four.
+ENTROPY = 0.75 * math.log(4 / 3) + 0.25 * math.log(4)
+
+
+@pytest.mark.parametrize(
+    ('counts', 'expected'),
+    [
+        ([1] * 16 + [0] * 984, 1.0),
+        ([1, 1, 0], 1.0),
+        ([5, 5, 5], 1.0),
+        ([5, 0], 0.0),
+        ([5], 0.0),
+        ([1, 0, 0], 0.0),
+        ([0, 0, 0], 0.0),
+        ([3, 1], ENTROPY / math.log(2)),
+        # Of four images, none could have more than four classes.
+        ([3, 1] + [0] * 98, ENTROPY / math.log(4)),
+        ([300, 100, 0], ENTROPY / math.log(3)),
+    ],
+)
+def test_class_entropy(counts, expected):
+    found = class_entropy(torch.tensor(counts))
+    assert found.dtype == torch.float32 and found.shape == ()
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+    # A log must not show -0.
+    assert math.copysign(1, found.item()) == 1
+
+
+def test_buffers_of_one_process_stay():
+    players = build()
+    before = snapshot(players.discriminator)
+    share_buffers(players.discriminator)
+    assert not changed(players.discriminator, before)

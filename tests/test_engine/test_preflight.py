@@ -299,6 +299,54 @@ def test_fail(error, text, monkeypatch):
     assert slept
 
 
+def test_fail_where_a_loss_broke(monkeypatch):
+    """It may have been in this process alone."""
+    monkeypatch.setattr('time.sleep', lambda _: pytest.fail('it waits'))
+    monkeypatch.delenv('SLURM_LOCALID', raising=False)
+    for variable in ('LOCAL_RANK', 'SLURM_LOCALID'):
+        for rank in '013':
+            monkeypatch.setenv(variable, rank)
+            with pytest.raises(SystemExit) as exit_:
+                fail(FloatingPointError('the loss became NaN'))
+            assert exit_.value.code == 'error: the loss became NaN'
+
+
+@pytest.mark.parametrize(
+    ('changes', 'error', 'match'),
+    [
+        (
+            dict(type='DefaultSamplr'),
+            KeyError,
+            'no sampler .*DefaultSamplr.*nearest: DefaultSampler',
+        ),
+        (dict(shufle=True), TypeError, 'DefaultSampler: .*shufle'),
+    ],
+)
+def test_wrong_samplers_of_the_discriminator(
+    config, tmp_path, monkeypatch, changes, error, match
+):
+    folder = tmp_path / 'here'
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    config.work_dir = 'run'
+    config.train_dataloader.sampler = dict(type='DefaultSampler')
+    sampler = dict(type='DefaultSampler')
+    config.custom_hooks = [
+        mosaic_hook(
+            real_dataloader=dict(
+                batch_size=2,
+                dataset=config.train_dataloader.dataset,
+                sampler=sampler,
+            )
+        )
+    ]
+    preflight(config)
+    config.custom_hooks[0].real_dataloader.sampler.update(changes)
+    with pytest.raises(error, match=match):
+        preflight(config)
+    assert not list(folder.iterdir())
+
+
 def test_nothing_is_written(config, tmp_path, monkeypatch):
     folder = tmp_path / 'here'
     folder.mkdir()

@@ -3,8 +3,8 @@
 import importlib.util
 import json
 import re
-import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -69,11 +69,21 @@ def save_teacher(config, path):
 def real(tmp_path_factory):
     """Options for short runs on the real CIFAR-10 and CIFAR-100."""
     folder = tmp_path_factory.mktemp('real')
-    for name, archive in (
-        ('cifar10', shared_file('data/cifar10_q90.zip')),
-        ('cifar100', shared_file('data/cifar100_lossless.zip')),
-    ):
-        run([*STRIPS, f'unpack-{name}', str(archive), str(folder / name)])
+    archives = dict(
+        cifar10=shared_file('data/cifar10_q90.zip'),
+        cifar100=shared_file('data/cifar100_lossless.zip'),
+    )
+    together(
+        lambda name: run(
+            [
+                *STRIPS,
+                f'unpack-{name}',
+                str(archives[name]),
+                str(folder / name),
+            ]
+        ),
+        archives,
+    )
     dataset = 'train_dataloader.dataset.dataset'
     return [
         f'model.teacher_ckpt={save_teacher(REAL, folder / "teacher.pth")}',
@@ -81,8 +91,10 @@ def real(tmp_path_factory):
         f'{dataset}.data_root={folder / "cifar10"}',
         f'val_dataloader.dataset.dataset.data_root={folder / "cifar100"}',
         'train_dataloader.batch_size=8',
+        'train_cfg.max_epochs=3',
+        f'{HOOK}.picture_interval=2',
         # No multiple of the five steps between two updates.
-        'train_dataloader.num_batch_per_epoch=6',
+        'train_dataloader.num_batch_per_epoch=4',
         'val_dataloader.batch_size=20',
         'val_dataloader.num_batch_per_epoch=1',
         'default_hooks.checkpoint.interval=1',
@@ -93,11 +105,37 @@ def real(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def whole(tmp_path_factory, real):
-    """Work dir and log of an uninterrupted run of three epochs."""
-    work_dir = tmp_path_factory.mktemp('whole') / 'run'
-    out = run(command(REAL, work_dir, *real, 'train_cfg.max_epochs=3'))
-    return work_dir, out
+def runs(tmp_path_factory, real):
+    """Work dirs and logs of two runs of three epochs.
+
+    The first one is uninterrupted, the second one is killed after its first
+    epoch and resumed. They run at once, as there are two cores nearly
+    everywhere.
+    """
+    folder = tmp_path_factory.mktemp('runs')
+    seed = int(np.random.default_rng().integers(2**32))
+    print(f'kill seed {seed}')
+
+    def whole():
+        return run(command(REAL, folder / 'whole', *real))
+
+    def killed():
+        work_dir = folder / 'killed'
+        # Another number of workers, to show that it does not matter.
+        options = [*real, 'train_dataloader.num_workers=2']
+        arguments = command(REAL, work_dir, *options)
+        kill_at_random(arguments, work_dir, np.random.default_rng(seed))
+        assert not (work_dir / 'epoch_3.pth').exists()
+        return run(command(REAL, work_dir, *options, flags=['--resume']))
+
+    outs = together(lambda train: train(), (whole, killed))
+    return folder / 'whole', folder / 'killed', *outs
+
+
+def together(function, arguments):
+    """Call a function with each argument, all at the same time."""
+    with ThreadPoolExecutor() as pool:
+        return [*pool.map(function, arguments)]
 
 
 def leaves(value, path=''):
@@ -135,9 +173,9 @@ def assert_same(one, two):
         assert same, name
 
 
-def test_real_images(whole):
+def test_real_images(runs):
     """Log, pictures, checkpoint and report of the published pair."""
-    work_dir, out = whole
+    work_dir, _, out, _ = runs
     assert '2,026,051 parameters' in out
     assert '531,328' in out
     assert 'have a side of 10 pixels' in out
@@ -150,77 +188,63 @@ def test_real_images(whole):
             picture.verify()
     state = training_state(work_dir / 'epoch_3.pth')
     players = f'.{STATE}.players'
-    # Of 18 iterations, every fifth one: 0, 5, 10, 15.
-    assert state[f'{players}.discriminator_optimizer.state.0.step'] == 4
+    # Of 12 iterations, every fifth one: 0, 5, 10.
+    assert state[f'{players}.discriminator_optimizer.state.0.step'] == 3
     assert not [name for name in state if 'teacher' in name]
     report = json.loads((work_dir / 'report' / 'report.json').read_text())
     curve = {
         name: np.array(report['curves'][f'train/{name}']['value'])
         for name in ('mosaic.loss_d', 'mosaic.class_entropy', 'loss')
     }
-    assert {len(values) for values in curve.values()} == {18}
+    assert {len(values) for values in curve.values()} == {12}
     # A new discriminator is about to toss a coin.
     assert abs(curve['mosaic.loss_d'][0] - np.log(2)) < 0.1
     page = (work_dir / 'report' / 'index.html').read_text()
     assert page.count('data:image/png') == 2
 
 
-def test_killed_and_resumed_equals_uninterrupted(tmp_path, real, whole):
-    work_dir = tmp_path / 'killed'
-    arguments = command(REAL, work_dir, *real, 'train_cfg.max_epochs=3')
-    seed = int(np.random.default_rng().integers(2**32))
-    print(f'kill seed {seed}')
-    kill_at_random(arguments, work_dir, np.random.default_rng(seed))
-    assert not (work_dir / 'epoch_3.pth').exists()
-    at = arguments.index('--cfg-options')
-    out = run([*arguments[:at], '--resume', *arguments[at:]])
+def test_killed_and_resumed_equals_uninterrupted(runs):
+    whole, killed, _, out = runs
     assert 'resumed epoch' in out
     assert_same(
-        training_state(whole[0] / 'epoch_3.pth'),
-        training_state(work_dir / 'epoch_3.pth'),
+        training_state(whole / 'epoch_3.pth'),
+        training_state(killed / 'epoch_3.pth'),
     )
 
 
-def test_sdd_in_two_processes_and_resume(tmp_path, real):
-    """SDD as the student's loss from a config alone, distributed."""
-    name = f'mosaickd_sdd_{REAL.name.removeprefix("mosaickd_")}'
+def load_tool(name):
+    """Load a tool as a module.
 
-    def train(work_dir, *flags):
-        tool = ROOT / 'tools' / 'dist_train.sh'
-        config = ROOT / 'configs' / name
-        return run(
-            [
-                'bash',
-                *map(str, (tool, config, 2, '--work-dir', work_dir)),
-                *map(str, flags),
-                '--cfg-options',
-                *real,
-                'train_dataloader.batch_size=4',
-                'train_dataloader.num_batch_per_epoch=3',
-                f'{HOOK}.student_steps=2',
-                'train_cfg.max_epochs=2',
-            ]
-        )
-
-    whole, resumed = tmp_path / 'whole', tmp_path / 'resumed'
-    out = train(whole)
-    # Of one of the two alone.
-    assert out.count('Epoch(train) [2][3/3]') == 1
-    assert out.count('discriminator of 531,328') == 1
-    for term in (
-        'distill.loss_sdd',
-        'distill.sdd_consistent',
-        'distill.sdd_complementary',
-        'mosaic.loss_g',
-    ):
-        assert f'{term}: ' in out
-    # Between two updates of the players.
-    out = train(resumed, '--resume', whole / 'epoch_1.pth')
-    assert 'Epoch(train) [1]' not in out
-    assert_same(
-        training_state(whole / 'epoch_2.pth'),
-        training_state(resumed / 'epoch_2.pth'),
+    It runs like in a process of its own, without the seconds of importing
+    PyTorch.
+    """
+    spec = importlib.util.spec_from_file_location(
+        f'{name}_tool', ROOT / 'tools' / f'{name}.py'
     )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope='module')
+def tool():
+    """tools/train.py as a module."""
+    return load_tool('train')
+
+
+def call(tool, arguments):
+    """Call a tool with a command line."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, 'argv', [*map(str, arguments)])
+        # Tools set it.
+        patch.setenv('LOCAL_RANK', '0')
+        tool.main()
+
+
+def log_of(work_dir):
+    """Read the log of a run."""
+    (path,) = work_dir.glob('*/*.log')
+    return path.read_text()
 
 
 @pytest.fixture(scope='module')
@@ -234,6 +258,56 @@ def demo(tmp_path_factory):
         'train_dataloader.sampler.num_samples=16',
         'default_hooks.logger.interval=1',
     ]
+
+
+def test_sdd_in_two_processes_and_resume(tmp_path, demo):
+    """SDD as the student's loss from a config alone, distributed."""
+    config = tmp_path / 'mosaickd_sdd_digits.py'
+    sdd = Config.fromfile(DEMO / 'sdd_kd_random_digits.py').model.distiller
+    config.write_text(
+        f"_base_ = ['{DIGITS}']\n"
+        f'model = dict(distiller=dict(_delete_=True, **{sdd.to_dict()}))\n'
+    )
+
+    def train(work_dir, *flags):
+        tool = ROOT / 'tools' / 'dist_train.sh'
+        return run(
+            [
+                'bash',
+                *map(str, (tool, config, 2, '--work-dir', work_dir)),
+                *map(str, flags),
+                '--cfg-options',
+                *demo,
+                'train_dataloader.batch_size=4',
+                'train_dataloader.sampler.num_samples=24',
+                'default_hooks.checkpoint.interval=1',
+                f'{HOOK}.student_steps=2',
+                f'{HOOK}.picture_interval=2',
+                'train_cfg.max_epochs=2',
+                'param_scheduler=None',
+            ]
+        )
+
+    whole, resumed = tmp_path / 'whole', tmp_path / 'resumed'
+    out = train(whole)
+    # Of one of the two alone.
+    assert out.count('Epoch(train) [2][3/3]') == 1
+    assert out.count('MosaicKD: generator of ') == 1
+    for term in (
+        'distill.loss_sdd',
+        'distill.sdd_consistent',
+        'distill.sdd_complementary',
+        'mosaic.loss_g',
+    ):
+        assert f'{term}: ' in out
+    # Between two updates of the players.
+    out = train(resumed, '--resume', whole / 'epoch_1.pth')
+    assert 'Epoch(train) [1]' not in out
+    assert 'Epoch(train) [2][3/3]' in out
+    assert_same(
+        training_state(whole / 'epoch_2.pth'),
+        training_state(resumed / 'epoch_2.pth'),
+    )
 
 
 # In the place of epochs.
@@ -251,11 +325,11 @@ ITERATIONS = [
 
 
 @pytest.fixture(scope='module')
-def mixed(tmp_path_factory, demo):
+def mixed(tmp_path_factory, demo, tool):
     """Config, work dir and log of a run that is unusual in all ways.
 
-    The hook stands beside the recipe of another method; there are iterations
-    instead of epochs, and two workers.
+    The hook stands beside the recipe of another method, and there are
+    iterations instead of epochs.
     """
     folder = tmp_path_factory.mktemp('mixed')
     config = folder / 'eeikd_mosaic.py'
@@ -264,17 +338,17 @@ def mixed(tmp_path_factory, demo):
         f"_base_ = ['{DEMO / 'eeikd_digits.py'}']\n"
         f'default_hooks = dict(mosaic={hook})\n'
     )
-    out = run(
+    call(
+        tool,
         command(
             config,
             folder / 'run',
             *demo,
             *ITERATIONS,
             'train_cfg.max_iters=7',
-            'train_dataloader.num_workers=2',
-        )
+        )[1:],
     )
-    return config, folder / 'run', out
+    return config, folder / 'run', log_of(folder / 'run')
 
 
 def test_losses_of_eeikd_on_selected_images(mixed):
@@ -300,8 +374,7 @@ def test_tools_ignore_the_players(tmp_path, mixed):
     checkpoint = str(work_dir / 'iter_7.pth')
     metrics = tmp_path / 'metrics.json'
     options = ('--out', metrics, '--work-dir', tmp_path / 'test')
-    tool = ROOT / 'tools' / 'test.py'
-    run([sys.executable, *map(str, (tool, config, checkpoint, *options))])
+    call(load_tool('test'), ['test.py', config, checkpoint, *options])
     assert 'accuracy/top1' in json.loads(metrics.read_text())
     student = tmp_path / 'student.pth'
     export_student(Config.fromfile(config), checkpoint, str(student))
@@ -312,17 +385,6 @@ def test_tools_ignore_the_players(tmp_path, mixed):
         for name in trained
         if name.startswith('student.')
     }
-
-
-@pytest.fixture(scope='module')
-def tool():
-    """tools/train.py as a module."""
-    spec = importlib.util.spec_from_file_location(
-        'train_tool', ROOT / 'tools' / 'train.py'
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -377,33 +439,30 @@ def test_players_anew_beside_a_trained_student(tmp_path, demo, mixed, refused):
     assert refused(config, *options, flags=flags) is None
 
 
-def test_broken_player_is_named(tmp_path, demo):
+def test_broken_player_is_named(tmp_path, demo, tool):
     """A generator that explodes after the first checkpoints."""
     optimizer = f'{HOOK}.generator_optimizer'
     work_dir = tmp_path / 'run'
-    done = subprocess.run(
-        command(
-            DIGITS,
-            work_dir,
-            *demo,
-            'train_cfg.max_epochs=20',
-            f'{HOOK}.student_steps=1',
-            f'{HOOK}.anneal=False',
-            f'{optimizer}.type=SGD',
-            f'{optimizer}.lr=1.0',
-            f'{optimizer}.momentum=100.0',
-        ),
-        env=ENV,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 1
-    assert 'Traceback' not in done.stderr
-    (message,) = re.findall('^error: (.*)', done.stderr, re.MULTILINE)
+    with pytest.raises(SystemExit) as exit_:
+        call(
+            tool,
+            command(
+                DIGITS,
+                work_dir,
+                *demo,
+                'train_cfg.max_epochs=20',
+                f'{HOOK}.student_steps=1',
+                f'{HOOK}.anneal=False',
+                f'{HOOK}.picture_interval=20',
+                f'{optimizer}.type=SGD',
+                f'{optimizer}.lr=1.0',
+                f'{optimizer}.momentum=100.0',
+            )[1:],
+        )
+    message = exit_.value.code
     last = Path((work_dir / 'last_checkpoint').read_text())
     assert re.match(
-        f'the (weights of the )?generator.* became NaN or infinite .* '
+        f'error: the (weights of the )?generator.* became NaN or infinite .* '
         f'The last good checkpoint is {re.escape(str(last))}',
         message,
     )
@@ -516,6 +575,13 @@ ANOTHER_LOADER = [
                 f'{HOOK}.real_dataloader.dataset.download=False',
             ],
             'real_dataloader.dataset: Cannot find CIFAR10 dataset in nowhere',
+        ),
+        (
+            [
+                *ANOTHER_LOADER,
+                f'{HOOK}.real_dataloader.sampler.type=DefaultSamplr',
+            ],
+            'no sampler .*DefaultSamplr.*nearest: DefaultSampler',
         ),
         (
             [f'{HOOK}.real_dataloader=images'],

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-import numpy as np
 import torch
 from mmengine.dist import (
     all_reduce,
@@ -17,12 +16,11 @@ from mmengine.dist import (
 from mmengine.hooks import Hook
 from mmengine.model import convert_sync_batchnorm, is_model_wrapper
 from mmengine.optim import AmpOptimWrapper
-from mmengine.registry import DATASETS, HOOKS
+from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from mmengine.utils import apply_to
 from torch import Tensor, nn
 
-from mmkd_plugin.models.data_preprocessors import BatchAugDataPreprocessor
-from mmkd_plugin.utils.build import build_part
 from mmkd_plugin.utils.checks import (
     check_choice,
     check_count,
@@ -33,14 +31,24 @@ from mmkd_plugin.utils.checks import (
 from mmkd_plugin.utils.counter_rng import counter_rng
 
 from ..endless_batches import EndlessBatches
-from ..mosaic_players import MosaicPlayers, broken_networks, class_entropy
+from ..mosaic_inputs import (
+    check_algorithm,
+    check_images,
+    check_size,
+    real_dataset,
+)
+from ..mosaic_picture import mosaic_picture
+from ..mosaic_players import (
+    MosaicPlayers,
+    broken_networks,
+    class_entropy,
+    share_buffers,
+)
 from ..report import (
     FIRST_MOSAIC_PICTURE,
     LATEST_MOSAIC_PICTURE,
-    Picked,
-    mosaic_figure,
+    class_name,
     png,
-    render,
     write_file,
 )
 from .non_finite_loss_hook import stop_not_finite
@@ -52,9 +60,12 @@ STUDENT_IMAGES = ('both', 'synthetic')
 MISSING_STATE = ('error', 'restart')
 PLAYERS = ('generator', 'discriminator')
 _SET_BY_HOOK = {'mean', 'std', 'pixel_max', 'seed', 'schedule_length'}
-# The players' noise has stream 2.
-_PICTURE_STREAM = 3
+# The players' noise has stream 2, that of the pictures 3.
 _ORDER_STREAM = 4
+_ADVICE = (
+    'Lower the learning rates of the players (generator_optimizer, '
+    'discriminator_optimizer) or the weight of the term that is named'
+)
 
 
 @HOOKS.register_module()
@@ -82,9 +93,8 @@ class MosaicGeneratorHook(Hook):
 
     The data loader gives the out-of-domain images. The data preprocessor must
     be a :class:`~mmkd_plugin.models.BatchAugDataPreprocessor`. Its statistics
-    are the teacher's and hold for all images; the official script gives
-    out-of-domain images those of their own data set before the student's
-    steps. It augments the real images of the student's steps only.
+    are the teacher's and hold for all images (but see ``real_statistics``).
+    It augments the real images of the student's steps only.
 
     The players' state is in each checkpoint, under
     ``'mosaic_generator_hook'``: networks, optimizers, schedules, gradient
@@ -114,12 +124,19 @@ class MosaicGeneratorHook(Hook):
             script has such a one, which shuffles the same images in another
             order. Defaults to None: those of the student's batch before
             their augmentation, which costs no second loader.
+        real_statistics (dict, optional): ``mean`` and ``std``, in the units of
+            the preprocessor's, that the real images of the student's steps
+            are normalised with. In the official script these are those of
+            the out-of-domain data set, so that the teacher sees its images
+            otherwise than any in its own training. Defaults to None: the
+            preprocessor's, with ``compat='official'``, too.
         anneal (bool): Whether the players' learning rates fall to 0 along a
             cosine in the course of the run, as published. Defaults to True.
         sync_bn (Sequence[str], optional): Which of ``'generator'`` and
             ``'discriminator'`` take batch statistics over all processes;
-            needs accelerators. Defaults to None: none, or, with
-            ``compat='official'``, the discriminator where there are several.
+            needs accelerators (not run so far). Defaults to None: none, or,
+            with ``compat='official'``, the discriminator where there are
+            several.
         missing_state (str): What to do when the run is resumed from a
             checkpoint without the hook's state: ``'error'``, or
             ``'restart'``, which starts players anew beside the trained
@@ -152,6 +169,7 @@ class MosaicGeneratorHook(Hook):
         batch_size: Optional[int] = None,
         student_images: str = 'both',
         real_dataloader: Optional[dict] = None,
+        real_statistics: Optional[dict] = None,
         anneal: bool = True,
         sync_bn: Optional[Sequence[str]] = None,
         missing_state: str = 'error',
@@ -165,15 +183,21 @@ class MosaicGeneratorHook(Hook):
             # Batch statistics of one image are none.
             check_count('batch_size', batch_size, least=2)
         check_choice('student_images', student_images, STUDENT_IMAGES)
+        if real_statistics is not None:
+            _check_statistics(real_statistics)
+            if student_images == 'synthetic':
+                raise ValueError(
+                    "real_statistics are for student_images='both', but got "
+                    "'synthetic'"
+                )
         check_flag('anneal', anneal)
-        if sync_bn is None:
-            official = players.get('compat') == 'official'
-            sync_bn = ('discriminator',) if official else ()
-            self._sync_bn_asked = False
-        else:
-            self._sync_bn_asked = True
-        for name in sync_bn:
-            check_choice('sync_bn', name, PLAYERS)
+        if sync_bn is not None:
+            if isinstance(sync_bn, str) or not isinstance(sync_bn, Sequence):
+                raise ValueError(
+                    f'sync_bn must be a list of {PLAYERS}, but got {sync_bn!r}'
+                )
+            for name in sync_bn:
+                check_choice('sync_bn', name, PLAYERS)
         check_choice('missing_state', missing_state, MISSING_STATE)
         check_count('picture_interval', picture_interval)
         check_count('num_pictures', num_pictures)
@@ -200,8 +224,9 @@ class MosaicGeneratorHook(Hook):
         self.batch_size = batch_size
         self.student_images = student_images
         self.real_dataloader = real_dataloader
+        self.real_statistics = real_statistics
         self.anneal = anneal
-        self.sync_bn = tuple(sync_bn)
+        self.sync_bn = sync_bn
         self.missing_state = missing_state
         self.picture_interval = picture_interval
         self.num_pictures = num_pictures
@@ -239,117 +264,30 @@ class MosaicGeneratorHook(Hook):
                 and images do not fit together; if there are fewer images than
                 a batch has; or if the checkpoint lacks the players' state.
         """
-        state = None if checkpoint is None else checkpoint.get(STATE_KEY)
-        players = self._build(model, **self._parts_of(state))
-        self._check_size('out-of-domain', dataset, loader)
-        self._check_images(model, dataset, players)
-        if self.real_dataloader is not None:
-            real = self._real_dataset(dataset, loader)
-            self._check_size('real', real, self.real_dataloader)
-            self._check_images(model, real, players)
-        if checkpoint is not None:
-            self._load(players, state)
-
-    def _parts_of(self, state: Optional[dict]) -> dict:
-        """Guess the options that a run adds, to build what it builds."""
         # Of any length: a schedule that is loaded has its own.
         options = dict(schedule_length=1) if self.anneal else {}
-        # The optimizer wrapper is not known here; the start of the run looks
-        # at it.
-        scaled = state is not None and 'generator_scaler' in state['players']
-        if scaled and self._options.get('amp_dtype') is None:
-            options['amp_dtype'] = 'float16'
-        return options
-
-    def _real_dataset(self, dataset: Sequence, loader: dict) -> Sequence:
-        used, loader = loader.get('dataset'), self.real_dataloader
-        if not isinstance(loader, dict):
-            raise ValueError(
-                f'real_dataloader must be a config, but got {loader!r}'
-            )
-        missing = [
-            key for key in ('dataset', 'sampler') if loader.get(key) is None
-        ]
-        if missing:
-            raise ValueError(
-                f'real_dataloader is a whole config of its own: it needs '
-                f'{missing} as well, but got {sorted(loader)}'
-            )
-        config = loader['dataset']
-        if not isinstance(config, dict):
-            return config
-        if config == used:
-            # No need to load the images a second time.
-            return dataset
-        where = 'real_dataloader.dataset'
-        try:
-            dataset = build_part(where, DATASETS, copy.deepcopy(config))
-            if hasattr(dataset, 'full_init'):
-                dataset.full_init()
-        # What mmpretrain's data sets raise where files are missing or bad.
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f'{where}: {error}') from error
-        return dataset
-
-    @staticmethod
-    def _check_size(what: str, dataset: Sequence, loader: dict) -> None:
-        size = loader.get('batch_size', 1)
-        # Some samplers draw from a part of the images.
-        part = (loader.get('sampler') or {}).get('num_samples')
-        count = min(len(dataset), part or len(dataset))
-        if loader.get('drop_last', False) and count < size:
-            raise ValueError(
-                f'the data set of {count} {what} images is smaller than a '
-                f'batch of {size}'
-            )
-
-    def _check_images(
-        self, model: nn.Module, dataset: Sequence, players: MosaicPlayers
-    ) -> None:
-        first = dataset[0]
-        if not isinstance(first, dict) or 'inputs' not in first:
-            return
-        batch = {key: [value] for key, value in first.items()}
+        players = self._build(model, **options)
         side = players.generator.image_size
-        for training in (False, True):
-            images = model.data_preprocessor(batch, training)['inputs']
-            height, width = images.shape[-2:]
-            if (height, width) != (side, side):
-                raise ValueError(
-                    f'the generator makes images of {side}x{side}, but the '
-                    f'{"training" if training else "real"} images are '
-                    f'{height}x{width}'
-                    + (' after augmentation' if training else '')
-                )
+        check_size('out-of-domain', dataset, loader)
+        check_images(model, dataset, side)
+        if self.real_dataloader is not None:
+            real = real_dataset(self.real_dataloader, dataset, loader)
+            check_size('real', real, self.real_dataloader)
+            check_images(model, real, side)
+        if checkpoint is not None:
+            self._load(players, checkpoint.get(STATE_KEY))
 
     def _build(self, model: nn.Module, **options) -> MosaicPlayers:
         """Check a model and build the players for it."""
-        name = type(self).__name__
-        for part in ('teacher', 'student'):
-            if not isinstance(getattr(model, part, None), nn.Module):
-                raise ValueError(
-                    f'{name} needs a model with one teacher and one student, '
-                    f'such as SingleTeacherDistill, but '
-                    f'{type(model).__name__} has no {part}'
-                )
+        check_algorithm(model)
         preprocessor = model.data_preprocessor
-        if not isinstance(preprocessor, BatchAugDataPreprocessor):
-            raise ValueError(
-                f'{name} needs a BatchAugDataPreprocessor, which puts '
-                f'synthetic images into the batch and takes the same options, '
-                f'but got {type(preprocessor).__name__}'
-            )
-        if not preprocessor._enable_normalize:
-            raise ValueError(
-                "the teacher's normalisation is unknown: give mean and std to "
-                'data_preprocessor (mean=[0, 0, 0], std=[1, 1, 1] if the '
-                'teacher takes pixels of 0 to 255 as they are)'
-            )
-        if getattr(model, 'calculate_student_loss', False):
-            raise ValueError(
-                'synthetic images have no labels: set '
-                'calculate_student_loss=False'
-            )
+        for name, values in (self.real_statistics or {}).items():
+            if len(values) != preprocessor.mean.numel():
+                raise ValueError(
+                    f'{name} of real_statistics must have as many numbers as '
+                    f'that of data_preprocessor, '
+                    f'{preprocessor.mean.numel()}, but got {values!r}'
+                )
         # Neither what the run draws next nor the players depend on each other.
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would seed accelerators as well.
@@ -390,9 +328,10 @@ class MosaicGeneratorHook(Hook):
         self._seed = seed.item()
         batches = len(runner.train_dataloader)
         if batches == 0:
+            loader = runner.train_dataloader
             raise ValueError(
-                f'the data set of {len(runner.train_dataloader.dataset)} '
-                f'out-of-domain images is smaller than a batch'
+                f'{len(loader.sampler)} out-of-domain images a process are '
+                f'fewer than a batch of {loader.batch_size}'
             )
         self._every = batches * self.picture_interval
         options = {}
@@ -416,6 +355,10 @@ class MosaicGeneratorHook(Hook):
         resumed = runner.iter > 0
         if resumed:
             self._load(players, self._restored)
+            if not is_main_process():
+                # The checkpoint has those of the first process.
+                players.class_counts.zero_()
+            self._warn_of_length(runner, players, options)
         elif is_main_process():
             # That of an earlier run here would pass for this run's.
             _picture(runner, LATEST_MOSAIC_PICTURE).unlink(missing_ok=True)
@@ -440,6 +383,20 @@ class MosaicGeneratorHook(Hook):
             f'field) have a side of {field} pixels'
         )
 
+    @staticmethod
+    def _warn_of_length(
+        runner: Runner, players: MosaicPlayers, options: dict
+    ) -> None:
+        for schedule in players.schedules.values():
+            if schedule.T_max != options['schedule_length']:
+                runner.logger.warning(
+                    f'the learning rates of generator and discriminator '
+                    f'reach 0 after {schedule.T_max} updates, as in the run '
+                    f'that is resumed; this run makes '
+                    f'{options["schedule_length"]}'
+                )
+                return
+
     def _updates(self, iterations: int) -> int:
         """Count the updates in the first iterations."""
         return -(-iterations // self.student_steps)
@@ -447,10 +404,14 @@ class MosaicGeneratorHook(Hook):
     def _synchronise_norms(
         self, runner: Runner, players: MosaicPlayers
     ) -> None:
-        if not self.sync_bn or not is_distributed():
+        official = self._options.get('compat') == 'official'
+        names = self.sync_bn
+        if names is None:
+            names = ('discriminator',) if official else ()
+        if not names or not is_distributed():
             return
         if next(self._algorithm.student.parameters()).device.type == 'cpu':
-            if self._sync_bn_asked:
+            if self.sync_bn:
                 raise ValueError(
                     f'sync_bn={list(self.sync_bn)} needs accelerators, but '
                     f'this run is on the CPU'
@@ -460,7 +421,7 @@ class MosaicGeneratorHook(Hook):
                 'process: to synchronise them needs accelerators'
             )
             return
-        for name in self.sync_bn:
+        for name in names:
             # The normalisations are replaced within the network: its
             # optimizer keeps the parameters.
             convert_sync_batchnorm(getattr(players, name))
@@ -497,13 +458,18 @@ class MosaicGeneratorHook(Hook):
         nets = {name: getattr(self.players, name) for name in PLAYERS}
         broken = broken_networks(nets)
         if broken:
-            stop_not_finite(runner, f'the weights of the {broken[0]}')
+            what = f'the weights of the {broken[0]}'
+            stop_not_finite(runner, what, _ADVICE)
         preprocessor = self._algorithm.data_preprocessor
-        checkpoint[STATE_KEY] = dict(
+        state = dict(
             generator=_plain(self.generator),
             mean=preprocessor.mean.flatten().tolist(),
             std=preprocessor.std.flatten().tolist(),
             players=self.players.state_dict(),
+        )
+        # As the engine does with the rest.
+        checkpoint[STATE_KEY] = apply_to(
+            state, torch.is_tensor, lambda tensor: tensor.cpu()
         )
 
     # In a run ----------------------------------------------------------
@@ -539,6 +505,8 @@ class MosaicGeneratorHook(Hook):
         data_batch['synthetic'] = players.normalise(players.sample(count))
         if self.student_images == 'synthetic':
             del data_batch['inputs']
+        if self.real_statistics is not None:
+            data_batch['real_statistics'] = self.real_statistics
 
     def _real_images(self, data_batch: dict) -> Tensor:
         """Normalise a batch without augmentation."""
@@ -552,6 +520,8 @@ class MosaicGeneratorHook(Hook):
         if runner.iter == 0 and is_main_process():
             self._draw(runner, FIRST_MOSAIC_PICTURE)
         student = model.student
+        # Each process has moved them alone; see the docstring.
+        share_buffers(student)
         own = None
         if not players.isolate_players:
             # The engine clears gradients after a step, not before it.
@@ -565,7 +535,7 @@ class MosaicGeneratorHook(Hook):
                 count=self.batch_size or len(real),
             )
         except FloatingPointError as error:
-            stop_not_finite(runner, str(error))
+            stop_not_finite(runner, str(error), _ADVICE)
         if own is not None:
             for parameter, grad in zip(student.parameters(), own, strict=True):
                 parameter.grad = grad
@@ -603,12 +573,12 @@ class MosaicGeneratorHook(Hook):
         all_reduce(counts, 'sum')
         if not is_main_process():
             return
-        # That of a single class is -0.
-        entropy = abs(class_entropy(counts).item())
+        entropy = class_entropy(counts).item()
         if counts.any() and entropy < self.collapse_threshold:
             runner.logger.warning(
                 f'mode collapse: the classes of the synthetic images have '
-                f'{100 * entropy:.0f} % of the highest entropy possible, '
+                f'{100 * entropy:.0f} % of the highest entropy that '
+                f'{counts.sum()} images can have, '
                 f'less than {100 * self.collapse_threshold:.0f} %; the most '
                 f'frequent one is {self._most_frequent(runner, counts)}. '
                 f'A higher balance_weight spreads them'
@@ -627,64 +597,48 @@ class MosaicGeneratorHook(Hook):
         if loss.isfinite().all():
             return
         if not data_batch['synthetic'].isfinite().all():
-            stop_not_finite(runner, "the generator's images")
+            stop_not_finite(runner, "the generator's images", _ADVICE)
 
     def _most_frequent(self, runner: Runner, counts: Tensor) -> str:
         index = int(counts.argmax())
-        name = _name(validation_classes(runner), index)
+        name = class_name(validation_classes(runner), index)
         return f'{name} ({100 * counts[index] / counts.sum():.0f} %)'
 
     def _draw(self, runner: Runner, file: str) -> None:
-        players = self.players
-        rng = counter_rng(self._seed, 0, 0, stream=_PICTURE_STREAM)
-        source = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        z = players.generator.sample_latent(
-            self.num_pictures, generator=source
-        )
-        statistics = copy.deepcopy(list(players.generator.buffers()))
-        images = players.sample(z=z)
-        # Sampling in train mode moves them.
-        for buffer, before in zip(
-            players.generator.buffers(), statistics, strict=True
-        ):
-            buffer.copy_(before)
-        classes = validation_classes(runner)
         epoch = (runner.iter + 1) // len(runner.train_dataloader)
-        figure = mosaic_figure(
-            self._pick(players.normalise(images), classes),
-            self._pick(self._shown, classes),
-            getattr(
-                players.discriminator, 'receptive_field', images.shape[-1]
-            ),
-            'before training'
-            if file == FIRST_MOSAIC_PICTURE
-            else f'epoch {epoch}',
+        first = file == FIRST_MOSAIC_PICTURE
+        image = mosaic_picture(
+            self.players,
+            self._algorithm.teacher,
+            self._shown,
+            'before training' if first else f'epoch {epoch}',
+            classes=validation_classes(runner),
             columns=self.num_pictures,
+            seed=self._seed,
         )
-        image = render(figure)
         write_file(_picture(runner, file), png(image))
         runner.visualizer.add_image('mosaic', image, step=runner.iter)
-
-    @torch.no_grad()
-    def _pick(self, images: Tensor, classes: Sequence[str]) -> list[Picked]:
-        """Give images the teacher's labels."""
-        pixels = self.players.denormalise(images.float()).clamp(0, 1)
-        pixels = pixels.mul(255).round().byte().permute(0, 2, 3, 1).cpu()
-        logits = self._algorithm.teacher(images)
-        if logits.dim() > 2:
-            # A class for each pixel.
-            return [Picked(image.numpy()) for image in pixels]
-        score, label = logits.float().log_softmax(dim=1).max(dim=1)
-        return [
-            Picked(image.numpy(), _name(classes, index), -value)
-            for image, index, value in zip(
-                pixels, label.tolist(), score.tolist(), strict=True
-            )
-        ]
 
 
 def _picture(runner: Runner, file: str) -> Path:
     return Path(runner.work_dir) / 'mosaic' / file
+
+
+def _check_statistics(statistics: dict) -> None:
+    if not isinstance(statistics, dict) or {*statistics} != {'mean', 'std'}:
+        raise ValueError(
+            f'real_statistics must be a dict of mean and std, but got '
+            f'{statistics!r}'
+        )
+    for name, values in statistics.items():
+        if isinstance(values, str) or not isinstance(values, Sequence):
+            raise ValueError(
+                f'{name} of real_statistics must be a list of numbers, but '
+                f'got {values!r}'
+            )
+        least = {} if name == 'mean' else dict(above=0)
+        for value in values:
+            check_number(f'{name} of real_statistics', value, **least)
 
 
 def _memory_format(net: nn.Module) -> torch.memory_format:
@@ -699,16 +653,11 @@ def _memory_format(net: nn.Module) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
-def _name(classes: Sequence[str], index: int) -> str:
-    return str(classes[index]) if index < len(classes) else str(index)
-
-
 def _plain(config):
     """Turn a config into what any program can read from a checkpoint."""
     if isinstance(config, dict):
         return {str(key): _plain(value) for key, value in config.items()}
     if isinstance(config, (list, tuple)):
         return [_plain(value) for value in config]
-    if isinstance(config, np.generic):
-        return config.item()
-    return config
+    # A type that is not given by its name.
+    return getattr(config, '__name__', config)

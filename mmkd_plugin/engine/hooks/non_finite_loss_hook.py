@@ -8,13 +8,23 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner, find_latest_checkpoint
 
+from mmkd_plugin.utils.finite import find_non_finite
 
-def stop_not_finite(runner: Runner, what: str) -> NoReturn:
+_ADVICE = (
+    'Lower the learning rate or the loss weight, or clip gradients '
+    '(optim_wrapper.clip_grad)'
+)
+
+
+def stop_not_finite(
+    runner: Runner, what: str, advice: str = _ADVICE
+) -> NoReturn:
     """Stop a run, and say from where it can go on.
 
     Args:
         runner (Runner): The runner.
         what (str): What is not finite.
+        advice (str): What may help. Defaults to what helps a model.
 
     Raises:
         FloatingPointError: Always.
@@ -23,8 +33,7 @@ def stop_not_finite(runner: Runner, what: str) -> NoReturn:
     raise FloatingPointError(
         f'{what} became NaN or infinite in iteration {runner.iter + 1}. '
         f'The last good checkpoint is {last or "none: none was saved"}. '
-        f'Lower the learning rate or the loss weight, or clip gradients '
-        f'(optim_wrapper.clip_grad)'
+        f'{advice}'
     )
 
 
@@ -79,6 +88,6 @@ class NonFiniteLossHook(Hook):
         model = runner.model
         if is_model_wrapper(model):
             model = model.module
-        for name, value in model.state_dict().items():
-            if not torch.isfinite(value).all():
-                stop_not_finite(runner, f'the weights {name}')
+        broken = find_non_finite(model.state_dict())
+        if broken is not None:
+            stop_not_finite(runner, f'the weights {broken}')

@@ -18,6 +18,7 @@ from ..report import (
     CONFIDENCE_PICTURE,
     MONTAGE_PICTURE,
     Picked,
+    class_name,
     confidence_figure,
     finite,
     montage_figure,
@@ -165,11 +166,7 @@ class SelectionReportHook(Hook):
         predicted = int(scores.predicted[index])
         return Picked(
             image=image[..., ::-1] if swap else image,
-            label=(
-                str(classes[predicted])
-                if predicted < len(classes)
-                else str(predicted)
-            ),
+            label=class_name(classes, predicted),
             uncertainty=float(scores.uncertainty[index]),
         )
 

@@ -7,7 +7,7 @@ with matplotlib's object interface: no global backend is chosen, since
 mmengine's visualizer may use pyplot in the same process.
 """
 
-from .confusion import confusion_svg, most_confused
+from .confusion import class_name, confusion_svg, most_confused
 from .figures import Picked, confidence_figure, line_figure, montage_figure
 from .files import (
     CONFIDENCE_PICTURE,
@@ -43,6 +43,7 @@ __all__ = [
     'REPORT_VERSION',
     'Picked',
     'best_validation',
+    'class_name',
     'confidence_figure',
     'confusion_svg',
     'finite',

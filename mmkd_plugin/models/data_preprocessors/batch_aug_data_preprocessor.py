@@ -76,7 +76,9 @@ class BatchAugDataPreprocessor(ClsDataPreprocessor):
                 optionally, ``gt_label``, int64 ``(B,)``, or ``data_samples``.
                 Then, from a hook, there may be ``synthetic``, images that
                 are made on the device and normalised, ``(N, 3, H', W')``;
-                beside these, the others may be missing.
+                beside these, the others may be missing, or have
+                ``real_statistics``, a dict of ``mean`` and ``std``, which
+                they are normalised with instead.
             training (bool): Whether to augment. Defaults to False.
 
         Returns:
@@ -94,11 +96,18 @@ class BatchAugDataPreprocessor(ClsDataPreprocessor):
             return self._prepare(data, training)
         data = dict(data)
         synthetic = data.pop('synthetic')
+        statistics = data.pop('real_statistics', None)
         unknown = torch.full((len(synthetic),), -1)
         if 'inputs' not in data:
             return dict(inputs=synthetic, data_samples=BatchSamples(unknown))
         batch = self._prepare(data, training)
         images, samples = batch['inputs'], batch['data_samples']
+        if statistics is not None:
+            mean, std = (
+                torch.tensor(statistics[name]).view(-1, 1, 1).to(images)
+                for name in ('mean', 'std')
+            )
+            images = (images * self.std + (self.mean - mean)) / std
         if images.shape[1:] != synthetic.shape[1:]:
             raise ValueError(
                 f'synthetic images have the shape '

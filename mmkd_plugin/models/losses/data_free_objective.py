@@ -1,6 +1,8 @@
-"""Terms that MosaicKD's data-free baselines add, as pure functions.
+"""Terms of data-free distillation, as pure functions for objectives of one's
+own.
 
-Those that they share with MosaicKD are
+They are in the baselines that MosaicKD's authors compare with; nothing here
+uses them so far. What these share with MosaicKD are
 :func:`~mmkd_plugin.models.losses.kl_divergence` and
 :func:`~mmkd_plugin.models.losses.balance_loss`. All compute in float32, or
 float64 for float64, whatever autocast says. An empty batch gives a zero that

@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,9 +29,13 @@ from toy_runs import (
 )
 
 import mmkd_plugin.engine.hooks.mosaic_generator_hook as m
+import mmkd_plugin.engine.mosaic_picture as pictures
+from mmkd_plugin.engine.generator_export import load_generator
 from mmkd_plugin.engine.hooks import MosaicGeneratorHook
 from mmkd_plugin.engine.mosaic_players import MosaicPlayers
 from mmkd_plugin.models import SingleTeacherDistill
+from mmkd_plugin.models.generators import MosaicGenerator, PatchDiscriminator
+from mmkd_plugin.utils.checkpoint import read_checkpoint
 from mmkd_plugin.utils.counter_rng import counter_rng
 
 CROP = [dict(type='BatchRandomCrop', crop_size=8, padding=1)]
@@ -145,6 +150,33 @@ def test_batches(images, size, teacher, spy, tmp_path):
     for at, real, count in spy['updates']:
         assert real.equal(normalised(orders[at]))
         assert count == (size or len(orders[at]))
+
+
+@pytest.mark.parametrize('other', [False, True])
+def test_other_statistics_of_real_images(other, teacher, spy, tmp_path):
+    statistics = dict(mean=[100, 110.0, 120.0], std=[40.0, 50, 60.0])
+    hook = mosaic_hook(
+        student_steps=4, real_statistics=statistics if other else None
+    )
+    model = distillation(teacher, data_preprocessor=dict(PREPROCESSOR))
+    run(tmp_path, teacher, hook, model=model)
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1) for values in statistics.values()
+    )
+    orders = [[*range(4)], [*range(4, 8)], [8, 9]] * 2
+    for (inputs, _), made, order in zip(
+        spy['batches'], spy['samples'], orders, strict=True
+    ):
+        # Those of the synthetic images are the teacher's.
+        assert inputs[: len(made)].equal(made)
+        pixels = make_dataset(10).__getitems__(order)['inputs'].float()
+        expected = (pixels - mean) / std if other else normalised(order)
+        torch.testing.assert_close(
+            inputs[len(made) :], expected, rtol=1e-5, atol=1e-5
+        )
+    # And so are those of the discriminator.
+    for at, real, _ in spy['updates']:
+        assert real.equal(normalised(orders[at]))
 
 
 def test_synthetic_images_of_a_step_are_new(teacher, spy, tmp_path):
@@ -306,13 +338,13 @@ def pixels(content):
 
 def test_pictures(teacher, tmp_path, monkeypatch):
     figures = []
-    draw = m.mosaic_figure
+    draw = pictures.mosaic_figure
 
     def drawn(synthetic, real, patch_size, title, **options):
         figures.append((synthetic, real, patch_size, title))
         return draw(synthetic, real, patch_size, title, **options)
 
-    monkeypatch.setattr(m, 'mosaic_figure', drawn)
+    monkeypatch.setattr(pictures, 'mosaic_figure', drawn)
     old = tmp_path / 'mosaic' / 'latest.png'
     old.parent.mkdir()
     old.write_bytes(b'of another run')
@@ -407,11 +439,12 @@ def test_collapse(teacher, tmp_path):
     text = logged(runner, tmp_path)
     assert (
         'mode collapse: the classes of the synthetic images have 0 % of the '
-        'highest entropy possible, less than 25 %; the most frequent one is '
-        '1 (100 %). A higher balance_weight spreads them'
+        'highest entropy that 4 images can have, less than 25 %; the most '
+        'frequent one is 1 (100 %). A higher balance_weight spreads them'
     ) in text
-    # The engine leaves out repetitions.
-    assert text.count('mode collapse') == 1
+    # In the second epoch's update there are two.
+    assert text.count('mode collapse') == 2
+    assert text.count('entropy that 2 images can have') == 1
     runner = run(
         tmp_path / 'named',
         teacher,
@@ -425,10 +458,30 @@ def test_collapse(teacher, tmp_path):
     assert text.count('the most frequent one is b (100 %)') == 1
 
 
-def test_no_collapse(teacher, tmp_path):
-    hook = mosaic_hook(collapse_threshold=0.0)
-    runner = run(tmp_path, teacher, hook, log_level='WARNING')
-    assert 'collapse' not in logged(runner, tmp_path)
+class Graded(Net):
+    """A teacher that gives each image of a batch a class of its own."""
+
+    def forward(self, *args, **kwargs):
+        logits = super().forward(*args, **kwargs)
+        return logits + 1e4 * torch.eye(*logits.shape).to(logits)
+
+
+@pytest.mark.parametrize('even', [True, False])
+def test_default_threshold_of_collapse(even, tmp_path, seed):
+    # More classes than images: no batch can have all of them.
+    kind = Graded if even else Net
+    teacher, student = kind(classes=1000), Net(classes=1000)
+    if not even:
+        teacher.fc.bias.data[7] = 1e4
+    loss = dict(type='KLDivergence')
+    model = MODELS.build(net_distillation(teacher, student, loss))
+    hook = mosaic_hook(student_steps=3)
+    runner = run(tmp_path, None, hook, model=model, log_level='WARNING')
+    text = logged(runner, tmp_path)
+    assert ('mode collapse' in text) == (not even)
+    if not even:
+        assert 'have 0 % of the highest entropy that 4 images can' in text
+        assert 'less than 50 %; the most frequent one is 7 (100 %)' in text
 
 
 def test_networks_are_described(teacher, tmp_path):
@@ -455,8 +508,8 @@ def test_segmentation(tmp_path, monkeypatch, seed):
         figures.append((*synthetic, *real))
         return draw(synthetic, real, *args, **options)
 
-    draw = m.mosaic_figure
-    monkeypatch.setattr(m, 'mosaic_figure', drawn)
+    draw = pictures.mosaic_figure
+    monkeypatch.setattr(pictures, 'mosaic_figure', drawn)
     teacher, student = (Net(classes=3, pixels=True).double() for _ in 'TS')
     teacher.fc.weight.data.mul_(20)
     hook = MosaicGeneratorHook(
@@ -715,6 +768,123 @@ def test_state_is_plain(teacher, tmp_path):
     assert state['mean'] == [120.5] * 3 and state['std'] == [60.0] * 3
 
 
+class Far(torch.Tensor):
+    """A tensor that is not on the CPU."""
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor) + 0
+
+
+def test_state_is_on_the_cpu(teacher, tmp_path):
+    config = mosaic_hook()
+    config.pop('type')
+    hook = MosaicGeneratorHook(**config)
+    runner = run(tmp_path, teacher, hook, epochs=1)
+    players = hook.players
+    players.class_counts = players.class_counts.as_subclass(Far)
+    norm = players.generator.layers[0]
+    norm.running_mean = norm.running_mean.as_subclass(Far)
+    moments = players.optimizers['discriminator'].state
+    for state in moments.values():
+        state['exp_avg'] = state['exp_avg'].as_subclass(Far)
+
+    def far(value):
+        if isinstance(value, dict):
+            return sum(map(far, value.values()))
+        if isinstance(value, (list, tuple)):
+            return sum(map(far, value))
+        return isinstance(value, Far)
+
+    expected = players.state_dict()
+    assert far(expected) == 2 + len(moments)
+    checkpoint = {}
+    hook.before_save_checkpoint(runner, checkpoint)
+    found = checkpoint['mosaic_generator_hook']['players']
+    assert far(found) == 0
+    assert leaves(found) == leaves(expected)
+    # The players' own have stayed where they are.
+    assert far(players.state_dict()) == 2 + len(moments)
+
+
+def test_types_that_are_classes(teacher, tmp_path):
+    """As in a config of pure Python."""
+    config = mosaic_hook()
+    config.pop('type')
+    config['generator']['type'] = MosaicGenerator
+    config['discriminator']['type'] = PatchDiscriminator
+    hook = MosaicGeneratorHook(**config)
+    checkpoint = dict(type='SafeCheckpointHook', interval=1)
+    run(
+        tmp_path,
+        teacher,
+        hook,
+        epochs=1,
+        default_hooks=dict(logger=None, checkpoint=checkpoint),
+    )
+    path = str(tmp_path / 'epoch_1.pth')
+    state = read_checkpoint(path)['mosaic_generator_hook']
+    assert state['generator'] == mosaic_hook()['generator']
+    generator, meta = load_generator(path)
+    assert type(generator) is MosaicGenerator
+    assert meta['generator']['type'] == 'MosaicGenerator'
+    z = torch.randn(4, 5)
+    with torch.no_grad():
+        assert generator(z).equal(hook.players.sample(z=z))
+
+
+# Batch statistics of all processes -------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('options', 'names'),
+    [
+        (dict(sync_bn=['discriminator']), {'discriminator'}),
+        (
+            dict(sync_bn=['generator', 'discriminator']),
+            {'generator', 'discriminator'},
+        ),
+        (dict(compat='official'), {'discriminator'}),
+        (dict(compat='official', sync_bn=[]), set()),
+        ({}, set()),
+    ],
+)
+@pytest.mark.parametrize('distributed', [True, False])
+def test_synchronised_norms(distributed, options, names, monkeypatch):
+    config = mosaic_hook(**options)
+    config.pop('type')
+    hook = MosaicGeneratorHook(**config)
+    hook._algorithm = SimpleNamespace(
+        student=torch.nn.Linear(1, 1, device='meta')
+    )
+    players = MosaicPlayers(
+        config['generator'],
+        config['discriminator'],
+        mean=[120.5] * 3,
+        std=[60.0] * 3,
+    )
+    nets = {name: getattr(players, name) for name in m.PLAYERS}
+    before = {name: dict(net.named_parameters()) for name, net in nets.items()}
+    states = {name: leaves(net.state_dict()) for name, net in nets.items()}
+    monkeypatch.setattr(m, 'is_distributed', lambda: distributed)
+    hook._synchronise_norms(None, players)
+    kind = torch.nn.modules.batchnorm._BatchNorm
+    for name, net in nets.items():
+        assert getattr(players, name) is net
+        norms = [part for part in net.modules() if isinstance(part, kind)]
+        synchronised = {
+            isinstance(norm, torch.nn.SyncBatchNorm) for norm in norms
+        }
+        assert synchronised == {distributed and name in names}
+        # The very ones: others would stand still.
+        after = dict(net.named_parameters())
+        assert after.keys() == before[name].keys()
+        assert all(after[key] is before[name][key] for key in after)
+        (group,) = players.optimizers[name].param_groups
+        held = {id(parameter) for parameter in group['params']}
+        assert held == {id(parameter) for parameter in net.parameters()}
+        assert leaves(net.state_dict()) == states[name]
+
+
 # Wrong options and wrong runs ------------------------------------------
 
 
@@ -726,7 +896,51 @@ def test_state_is_plain(teacher, tmp_path):
         (dict(batch_size=1), 'batch_size must be .* >= 2, but got 1'),
         (dict(student_images='real'), "student_images must be .*'real'"),
         (dict(anneal=None), 'anneal must be True or False, but got None'),
-        (dict(sync_bn=['student']), "sync_bn must be .* but got 'student'"),
+        (
+            dict(sync_bn=['generator', 'teacher']),
+            r"sync_bn must be one of \('generator', .* but got 'teacher'",
+        ),
+        (
+            dict(sync_bn='discriminator'),
+            r"sync_bn must be a list of \('generator', 'discriminator'\), but "
+            "got 'discriminator'",
+        ),
+        (dict(sync_bn=5), 'sync_bn must be a list of .*, but got 5'),
+        (
+            dict(real_statistics=dict(mean=[0.0] * 3)),
+            'real_statistics must be a dict of mean and std, but got .*mean',
+        ),
+        (
+            dict(real_statistics=dict(mean=[0.0], std=[1.0], pixel_max=1)),
+            'real_statistics must be a dict of mean and std, .*pixel_max',
+        ),
+        (
+            dict(real_statistics=[0.5, 0.5]),
+            r'real_statistics must be a dict .* but got \[0.5, 0.5\]',
+        ),
+        (
+            dict(real_statistics=dict(mean=[0.0], std=[0.0])),
+            'std of real_statistics must be .* > 0, but got 0.0',
+        ),
+        (
+            dict(real_statistics=dict(mean=[math.nan], std=[1.0])),
+            'mean of real_statistics must be a finite number, but got nan',
+        ),
+        (
+            dict(real_statistics=dict(mean=['a'], std=[1.0])),
+            "mean of real_statistics must be a finite number, but got 'a'",
+        ),
+        (
+            dict(real_statistics=dict(mean=127, std=[1.0])),
+            'mean of real_statistics must be a list of .* but got 127',
+        ),
+        (
+            dict(
+                real_statistics=dict(mean=[0.0], std=[1.0]),
+                student_images='synthetic',
+            ),
+            "real_statistics are for student_images='both', but got 'synth",
+        ),
         (dict(missing_state='warn'), "missing_state must be .*'warn'"),
         (dict(picture_interval=0), 'picture_interval must be .* got 0'),
         (dict(num_pictures=0), 'num_pictures must be .* got 0'),
@@ -786,6 +1000,11 @@ def test_a_good_run_passes(teacher):
             {},
             'no labels: set calculate_student_loss=False',
         ),
+        (
+            {},
+            dict(real_statistics=dict(mean=[0.0] * 3, std=[1.0])),
+            r'std of real_statistics must have .* 3, but got \[1.0\]',
+        ),
         ({}, dict(compat='oficial'), "compat must be one of .*'oficial'"),
         ({}, dict(local_weight=-1.0), 'local_weight must be .* got -1.0'),
         (
@@ -839,10 +1058,12 @@ def test_too_few_images(teacher, tmp_path):
     ):
         check(teacher, dataset=make_dataset(3))
     train = loader(make_dataset(3), drop_last=True)
-    with pytest.raises(ValueError, match='set of 3 out-of-domain images'):
+    match = '3 out-of-domain images a process are fewer than a batch of 4'
+    with pytest.raises(ValueError, match=match):
         run(tmp_path, teacher, mosaic_hook(), train=train)
     others = loader(make_dataset(3), drop_last=True)
-    with pytest.raises(ValueError, match='set of 3 images is smaller than'):
+    match = '^3 images a process are fewer than a batch of 4'
+    with pytest.raises(ValueError, match=match):
         run(tmp_path, teacher, mosaic_hook(real_dataloader=others))
 
 

@@ -22,13 +22,13 @@ AUGMENTED = dict(
 EPOCHS, STEPS = 4, 5
 
 
-def run(folder, teacher, hook, load_from=None, **kwargs):
+def run(folder, teacher, hook, load_from=None, epochs=EPOCHS, **kwargs):
     runner = build_runner(
         folder,
         distillation(teacher, data_preprocessor=AUGMENTED),
         loader(make_dataset(10), shuffle=True),
         [hook],
-        epochs=EPOCHS,
+        epochs=epochs,
         load_from=load_from and str(load_from),
         resume=load_from is not None,
         optim_wrapper=dict(
@@ -159,6 +159,33 @@ def test_other_players_in_the_checkpoint(tmp_path):
             mosaic_hook(anneal=False),
             load_from=path,
         )
+
+
+@pytest.mark.parametrize('anneal', [True, False])
+@pytest.mark.parametrize('epochs', [EPOCHS, EPOCHS + 2])
+def test_another_length(epochs, anneal, tmp_path):
+    """Of the resumed run."""
+    teacher = save_teacher(tmp_path / 'teacher.pth')
+    hook = mosaic_hook(student_steps=STEPS, anneal=anneal)
+    one, two = tmp_path / 'one', tmp_path / 'two'
+    run(one, teacher, hook)
+    runner = run(
+        two,
+        teacher,
+        hook,
+        load_from=one / 'epoch_2.pth',
+        epochs=epochs,
+        log_level='WARNING',
+    )
+    (log,) = (two / runner.timestamp).glob('*.log')
+    text = log.read_text()
+    longer = anneal and epochs > EPOCHS
+    assert text.count('learning rates of generator and discr') == longer
+    if longer:
+        assert (
+            'reach 0 after 3 updates, as in the run that is resumed; this '
+            'run makes 4'
+        ) in text
 
 
 def test_starting_from_weights_starts_new_players(tmp_path):

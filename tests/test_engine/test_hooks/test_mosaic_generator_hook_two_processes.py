@@ -1,10 +1,12 @@
 """MosaicKD in two real processes, each with its own half of the images."""
 
 import copy
+import math
 
 import pytest
 import torch
 from ddp import run_processes
+from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import MODELS
 from published_players import Net
@@ -19,9 +21,10 @@ from toy_runs import (
 )
 
 from mmkd_plugin.engine.hooks import MosaicGeneratorHook
-from mmkd_plugin.engine.mosaic_players import MosaicPlayers
+from mmkd_plugin.engine.mosaic_players import MosaicPlayers, share_buffers
 
 COMPATS = (None, 'official')
+POISONED = ('discriminator', 'teacher')
 PICTURES = 4
 STILL = dict(type='SGD', lr=0.0)
 EXACT = dict(rtol=1e-10, atol=1e-13)
@@ -81,8 +84,39 @@ def watch(players, found):
         optimizer.register_step_pre_hook(note)
 
 
-def run(rank, folder, epochs=2, load_from=None, seed=None, **options):
-    """Train on ten images: epochs of two batches a process."""
+class Poison(Hook):
+    """Puts a NaN into a network of the second process alone."""
+
+    priority = 'HIGH'
+
+    def __init__(self, hook, part):
+        self.hook = hook
+        self.part = part
+
+    def before_train_iter(self, runner, batch_idx, data_batch):
+        # The second update.
+        if runner.iter == 3 and get_rank() == 1:
+            owner = self.hook.players
+            if self.part == 'teacher':
+                owner = runner.model.module
+            weight = [*getattr(owner, self.part).parameters()][-1]
+            weight.data.view(-1)[0] = math.nan
+
+
+def run(
+    rank,
+    folder,
+    epochs=2,
+    load_from=None,
+    seed=None,
+    poison=None,
+    iterations=None,
+    **options,
+):
+    """Train on ten images: epochs of two batches a process.
+
+    Or on more of them, for so many iterations without epochs.
+    """
     teacher, student = nets()
     model = MODELS.build(
         net_distillation(
@@ -93,19 +127,28 @@ def run(rank, folder, epochs=2, load_from=None, seed=None, **options):
         )
     )
     hook = MosaicGeneratorHook(
-        **double_players(),
-        student_steps=3,
-        num_pictures=PICTURES,
-        picture_interval=2,
-        **options,
+        **{
+            **double_players(),
+            'student_steps': 3,
+            'num_pictures': PICTURES,
+            'picture_interval': 2,
+            **options,
+        }
     )
     spy = Spy(hook)
+    hooks = [hook, spy, dict(type='SyncBuffersHook')]
+    if poison:
+        hooks.append(Poison(hook, poison))
+    images, loop = 10, dict(by_epoch=True, max_epochs=epochs)
+    if iterations:
+        # More than are seen: the engine waits at the end of an epoch.
+        images, loop = 60, dict(by_epoch=False, max_iters=iterations)
     runner = build_runner(
         folder,
         model,
-        loader(make_dataset(10), shuffle=True, batch_size=3),
-        [hook, spy, dict(type='SyncBuffersHook')],
-        epochs=epochs,
+        loader(make_dataset(images), shuffle=True, batch_size=3),
+        hooks,
+        train_cfg=loop,
         launcher='pytorch',
         cfg=dict(
             model_wrapper_cfg=dict(
@@ -116,15 +159,27 @@ def run(rank, folder, epochs=2, load_from=None, seed=None, **options):
             )
         ),
         default_hooks=dict(
-            logger=None, checkpoint=dict(type='SafeCheckpointHook', interval=1)
+            logger=None,
+            checkpoint=dict(
+                type='SafeCheckpointHook',
+                interval=1,
+                by_epoch=not iterations,
+            ),
         ),
         load_from=load_from,
         resume=load_from is not None,
         randomness=seed or dict(seed=5),
     )
-    runner.train()
+    try:
+        runner.train()
+    except FloatingPointError as error:
+        assert poison
+        message = str(error)
+    else:
+        message = None
     players = hook.players
     return dict(
+        message=message,
         player=players.state_dict(),
         student=student.state_dict(),
         start=getattr(spy, 'start', None),
@@ -160,6 +215,23 @@ def everything(rank, folder):
         epochs=1,
         seed=dict(seed=5, diff_rank_seed=True),
     )
+    for part in POISONED:
+        found['poison', part] = run(rank, folder / part, poison=part)
+    at = folder / 'iterations'
+    # Updates at 0, 2 and 4.
+    options = dict(iterations=6, student_steps=2)
+    found['straight'] = run(rank, at, **options)
+    found['resumed'] = run(
+        rank,
+        folder / 'iterations_resumed',
+        load_from=str(at / 'iter_3.pth'),
+        **options,
+    )
+    net = Net().double()
+    for name, buffer in net.named_buffers():
+        buffer.fill_(10 * (rank + 1) + len(name))
+    share_buffers(net)
+    found['buffers'] = dict(net.named_buffers())
     with pytest.raises(ValueError) as error:
         run(rank, folder / 'norms', sync_bn=['discriminator'])
     found['norms'] = str(error.value)
@@ -265,3 +337,58 @@ def test_seeds_that_differ(ranks):
         two['player']['generator']
     )
     assert not one['noise'][0].equal(two['noise'][0])
+
+
+def test_resumed_between_two_updates(ranks):
+    """From a checkpoint before which the processes' statistics differ.
+
+    At the end of an epoch they never do.
+    """
+    for rank in ranks:
+        straight, resumed = (
+            {key: rank[name][key] for key in ('player', 'student')}
+            for name in ('straight', 'resumed')
+        )
+        assert leaves(resumed) == leaves(straight)
+        assert straight['player']['noise']['draws'] == 3 + 6
+
+
+def test_buffers_of_the_first_process(ranks):
+    one, two = (rank['buffers'] for rank in ranks)
+    assert len(one) == 6
+    for name, value in one.items():
+        count = name.endswith('num_batches_tracked')
+        assert value.dtype == (torch.long if count else torch.double)
+        assert (value == 10 + len(name)).all()
+        # Counts are each process's own.
+        assert (two[name] == 10 * (1 + count) + len(name)).all()
+
+
+@pytest.mark.parametrize(
+    ('part', 'text'),
+    [
+        (
+            'discriminator',
+            "the discriminator's loss (loss_d), because of weights that are "
+            'not finite in the discriminator, in the process 1 became NaN',
+        ),
+        (
+            'teacher',
+            "the generator's loss (loss_adv, loss_align, loss_balance), "
+            'because of weights that are not finite in the teacher, in the '
+            'process 1 became NaN',
+        ),
+    ],
+)
+def test_not_finite_in_one_process(ranks, part, text):
+    """Both stop at once, before the step, and know why."""
+    one, two = (rank['poison', part] for rank in ranks)
+    assert one['message'] == two['message']
+    assert one['message'].startswith(text)
+    assert 'in iteration 4. The last good ch' in one['message']
+    assert 'epoch_1.pth' in one['message']
+    # The first one's are still whole.
+    for name in ('generator', 'discriminator'):
+        for value in one['player'][name].values():
+            assert value.isfinite().all()
+    assert all(value.isfinite().all() for value in one['student'].values())

@@ -281,6 +281,46 @@ def test_synthetic_images_come_first(make, training, hub):
         ]
 
 
+@pytest.mark.parametrize('make', [array_batch, listed_batch])
+@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize('options', [{}, dict(to_rgb=True)])
+def test_other_statistics_of_real_images(options, training, make, hub):
+    own = dict(mean=[30.0, 60.0, 90.0], std=[20.0, 40.0, 80.0])
+    preprocessor = BatchAugDataPreprocessor(
+        augments=AUGMENTS, **STATISTICS, **options
+    )
+    synthetic = torch.randn(3, 3, 6, 6)
+    batch = dict(make(), synthetic=synthetic, real_statistics=own)
+    data = preprocessor(batch, training)
+    assert set(batch) == {*make(), 'synthetic', 'real_statistics'}
+    assert data['inputs'][:3].equal(synthetic)
+    # As if they were the preprocessor's; the same pixels.
+    expected = BatchAugDataPreprocessor(augments=AUGMENTS, **own, **options)(
+        make(), training
+    )
+    torch.testing.assert_close(
+        data['inputs'][3:], expected['inputs'], rtol=1e-5, atol=1e-5
+    )
+    images = array_batch()['inputs'].double()
+    if not training:
+        if options:
+            images = images.flip(1)
+        mean, std = (
+            torch.tensor(own[name], dtype=torch.double).view(3, 1, 1)
+            for name in ('mean', 'std')
+        )
+        torch.testing.assert_close(
+            data['inputs'][3:].double(),
+            (images - mean) / std,
+            rtol=1e-5,
+            atol=1e-5,
+        )
+    # The next batch has the preprocessor's own again.
+    alone = preprocessor(make(), training)['inputs']
+    data = preprocessor(dict(make(), synthetic=synthetic), training)
+    assert data['inputs'][3:].equal(alone)
+
+
 def test_synthetic_images_alone():
     synthetic = torch.randn(3, 3, 6, 6)
     data = BatchAugDataPreprocessor(augments=AUGMENTS, **STATISTICS)(
