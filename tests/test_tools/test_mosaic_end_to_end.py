@@ -346,6 +346,7 @@ def mixed(tmp_path_factory, demo, tool):
             *demo,
             *ITERATIONS,
             'train_cfg.max_iters=7',
+            f'{HOOK}.student_steps=5',
         )[1:],
     )
     return config, folder / 'run', log_of(folder / 'run')

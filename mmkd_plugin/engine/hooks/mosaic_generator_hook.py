@@ -355,6 +355,8 @@ class MosaicGeneratorHook(Hook):
         resumed = runner.iter > 0
         if resumed:
             self._load(players, self._restored)
+            # Those of the last update, for the log.
+            self._terms = dict((self._restored or {}).get('terms', {}))
             if not is_main_process():
                 # The checkpoint has those of the first process.
                 players.class_counts.zero_()
@@ -466,6 +468,7 @@ class MosaicGeneratorHook(Hook):
             mean=preprocessor.mean.flatten().tolist(),
             std=preprocessor.std.flatten().tolist(),
             players=self.players.state_dict(),
+            terms=dict(self._terms),
         )
         # As the engine does with the rest.
         checkpoint[STATE_KEY] = apply_to(
@@ -520,7 +523,7 @@ class MosaicGeneratorHook(Hook):
         if runner.iter == 0 and is_main_process():
             self._draw(runner, FIRST_MOSAIC_PICTURE)
         student = model.student
-        # Each process has moved them alone; see the docstring.
+        # They have a part in the update, and each process has moved its own.
         share_buffers(student)
         own = None
         if not players.isolate_players:
