@@ -8,6 +8,8 @@ from .non_finite_loss_hook import NonFiniteLossHook
 from .reseed_hook import ReseedHook
 from .safe_checkpoint_hook import SafeCheckpointHook
 from .selection_report_hook import SelectionReportHook
+from .snapshot_hook import SnapshotHook
+from .weight_distance_hook import WeightDistanceHook
 
 __all__ = [
     'DistillReportHook',
@@ -18,4 +20,6 @@ __all__ = [
     'ReseedHook',
     'SafeCheckpointHook',
     'SelectionReportHook',
+    'SnapshotHook',
+    'WeightDistanceHook',
 ]
