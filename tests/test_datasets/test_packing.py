@@ -62,7 +62,8 @@ def write_tree(root, num=11):
 @pytest.fixture
 def small_chunks(monkeypatch):
     monkeypatch.setattr(pixel_file, 'CHUNK_IMAGES', 2)
-    monkeypatch.setattr(journal, 'LOCK_PATIENCE', 0.1)
+    # On a busy machine, workers take their time to notice a killed packer.
+    monkeypatch.setattr(journal, 'LOCK_PATIENCE', 30)
 
 
 def read_report(path):
@@ -542,6 +543,7 @@ def test_force_replaces(tmp_path):
 
 
 def test_second_packer_is_refused(tmp_path, monkeypatch, small_chunks):
+    monkeypatch.setattr(journal, 'LOCK_PATIENCE', 0.1)
     src, out = tmp_path / 'src', tmp_path / 'out.npz'
     write_tree(src)
     started, go_on = threading.Event(), threading.Event()
@@ -891,7 +893,6 @@ def test_workers_end_with_a_killed_packer(job, monkeypatch):
     child.join()
     try:
         # Started at once, it waits for the lock that the workers still hold.
-        monkeypatch.setattr(journal, 'LOCK_PATIENCE', 10)
         kwargs['workers'] = 1
         pack_folder(**kwargs)
         check_result(kwargs, expected)

@@ -260,7 +260,7 @@ def demo(tmp_path_factory):
     ]
 
 
-def test_sdd_in_two_processes_and_resume(tmp_path, demo):
+def test_sdd_in_two_processes(tmp_path, demo):
     """SDD as the student's loss from a config alone, distributed."""
     config = tmp_path / 'mosaickd_sdd_digits.py'
     sdd = Config.fromfile(DEMO / 'sdd_kd_random_digits.py').model.distiller
@@ -269,27 +269,21 @@ def test_sdd_in_two_processes_and_resume(tmp_path, demo):
         f'model = dict(distiller=dict(_delete_=True, **{sdd.to_dict()}))\n'
     )
 
-    def train(work_dir, *flags):
-        tool = ROOT / 'tools' / 'dist_train.sh'
-        return run(
-            [
-                'bash',
-                *map(str, (tool, config, 2, '--work-dir', work_dir)),
-                *map(str, flags),
-                '--cfg-options',
-                *demo,
-                'train_dataloader.batch_size=4',
-                'train_dataloader.sampler.num_samples=24',
-                'default_hooks.checkpoint.interval=1',
-                f'{HOOK}.student_steps=2',
-                f'{HOOK}.picture_interval=2',
-                'train_cfg.max_epochs=2',
-                'param_scheduler=None',
-            ]
-        )
-
-    whole, resumed = tmp_path / 'whole', tmp_path / 'resumed'
-    out = train(whole)
+    out = run(
+        [
+            'bash',
+            *map(str, (ROOT / 'tools' / 'dist_train.sh', config, 2)),
+            *('--work-dir', str(tmp_path / 'run')),
+            '--cfg-options',
+            *demo,
+            'train_dataloader.batch_size=4',
+            'train_dataloader.sampler.num_samples=24',
+            f'{HOOK}.student_steps=2',
+            f'{HOOK}.picture_interval=2',
+            'train_cfg.max_epochs=2',
+            'param_scheduler=None',
+        ]
+    )
     # Of one of the two alone.
     assert out.count('Epoch(train) [2][3/3]') == 1
     assert out.count('MosaicKD: generator of ') == 1
@@ -300,14 +294,9 @@ def test_sdd_in_two_processes_and_resume(tmp_path, demo):
         'mosaic.loss_g',
     ):
         assert f'{term}: ' in out
-    # Between two updates of the players.
-    out = train(resumed, '--resume', whole / 'epoch_1.pth')
-    assert 'Epoch(train) [1]' not in out
-    assert 'Epoch(train) [2][3/3]' in out
-    assert_same(
-        training_state(whole / 'epoch_2.pth'),
-        training_state(resumed / 'epoch_2.pth'),
-    )
+    # Iterations 0, 2 and 4. Resuming on two processes is tested with the hook.
+    state = training_state(tmp_path / 'run' / 'epoch_2.pth')
+    assert state[f'.{STATE}.players.generator_optimizer.state.0.step'] == 3
 
 
 # In the place of epochs.
