@@ -22,8 +22,6 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
-import mmkd_plugin  # noqa: F401
-
 CONFIG = os.path.join(
     os.path.dirname(__file__), '..', 'configs', 'eeikd_r34_r18_cifar100.py'
 )

@@ -27,7 +27,7 @@ from .export.onnx_file import (
     has_onnx_runtime,
     to_onnx,
 )
-from .hooks.mosaic_generator_hook import STATE_KEY
+from .mosaic_state import STATE_KEY
 
 FORMAT = 'mmkd_plugin.generator'
 FORMAT_VERSION = 1

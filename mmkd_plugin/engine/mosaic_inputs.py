@@ -8,6 +8,7 @@ from torch import nn
 
 from mmkd_plugin.models.data_preprocessors import BatchAugDataPreprocessor
 from mmkd_plugin.utils.build import build_part
+from mmkd_plugin.utils.checks import check_number
 
 from .preflight import check_sampler
 
@@ -151,3 +152,28 @@ def real_dataset(config: dict, dataset: Sequence, loader: dict) -> Sequence:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f'{where}: {error}') from error
     return images
+
+
+def check_statistics(statistics: dict) -> None:
+    """Check mean and deviation of the student's real images.
+
+    Args:
+        statistics (dict): ``real_statistics`` of the hook.
+
+    Raises:
+        ValueError: If it is no dict of both, or if a number is wrong.
+    """
+    if not isinstance(statistics, dict) or {*statistics} != {'mean', 'std'}:
+        raise ValueError(
+            f'real_statistics must be a dict of mean and std, but got '
+            f'{statistics!r}'
+        )
+    for name, values in statistics.items():
+        if isinstance(values, str) or not isinstance(values, Sequence):
+            raise ValueError(
+                f'{name} of real_statistics must be a list of numbers, but '
+                f'got {values!r}'
+            )
+        least = {} if name == 'mean' else dict(above=0)
+        for value in values:
+            check_number(f'{name} of real_statistics', value, **least)

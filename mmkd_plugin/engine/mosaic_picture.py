@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from mmkd_plugin.utils.counter_rng import counter_rng
 
-from .mosaic_players import MosaicPlayers, in_mode
+from .mosaic_players import MosaicPlayers
+from .network_state import in_mode
 from .report import Picked, class_name, mosaic_figure, render
 
 # The players' own noise has stream 2.

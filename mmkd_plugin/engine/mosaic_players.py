@@ -1,11 +1,10 @@
 """Generator and discriminator of MosaicKD, and how they are trained."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import (
     AbstractContextManager,
     ExitStack,
-    contextmanager,
     nullcontext,
 )
 from typing import NoReturn, Optional
@@ -16,14 +15,12 @@ from mmengine.dist import (
     all_gather_object,
     all_reduce,
     all_reduce_params,
-    broadcast,
     get_rank,
     is_distributed,
 )
 from mmengine.optim import CosineAnnealingLR
 from mmengine.registry import MODELS, OPTIMIZERS
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmkd_plugin.models.generators import PatchDiscriminator
 from mmkd_plugin.models.losses.mosaic_objective import (
@@ -43,7 +40,9 @@ from mmkd_plugin.utils.checks import (
     nearest,
 )
 from mmkd_plugin.utils.counter_rng import counter_rng
-from mmkd_plugin.utils.finite import find_non_finite
+from mmkd_plugin.utils.finite import broken_networks
+
+from .network_state import in_mode, share_buffers, untouched
 
 MODES = ('eval', 'train')
 AMP_DTYPES = ('float16', 'bfloat16')
@@ -496,7 +495,7 @@ class MosaicPlayers:
         with ExitStack() as stack:
             if self.isolate_players:
                 for net in (teacher, student, self.discriminator):
-                    stack.enter_context(_untouched(net))
+                    stack.enter_context(untouched(net))
             stack.enter_context(in_mode(teacher, 'eval'))
             stack.enter_context(in_mode(student, self.student_mode))
             with self._autocast():
@@ -539,9 +538,10 @@ class MosaicPlayers:
     def _step(
         self, name: str, loss: Tensor, terms: dict, **nets: nn.Module
     ) -> None:
-        finite = loss.isfinite()
-        all_reduce(good := finite.long(), 'min')
-        if not good:
+        finite = loss.isfinite().long()
+        everywhere = finite.clone()
+        all_reduce(everywhere, 'min')
+        if not everywhere:
             self._stop(name, terms, bool(finite), **nets)
         optimizer, scaler = self.optimizers[name], self.scalers[name]
         optimizer.zero_grad()
@@ -701,78 +701,3 @@ def class_entropy(counts: Tensor) -> Tensor:
     share = counts / total.clamp(min=1)
     entropy = torch.special.entr(share).sum()
     return entropy / total.clamp(min=2, max=max(len(counts), 2)).log()
-
-
-def broken_networks(nets: dict[str, nn.Module]) -> list[str]:
-    """Find networks whose weights or statistics are not all finite.
-
-    Args:
-        nets (dict[str, nn.Module]): Networks by their names.
-
-    Returns:
-        list[str]: The names.
-    """
-    return [
-        name
-        for name, net in nets.items()
-        if find_non_finite(net.state_dict()) is not None
-    ]
-
-
-@torch.no_grad()
-def share_buffers(net: nn.Module) -> None:
-    """Give all processes the first one's running statistics.
-
-    A checkpoint holds those of the first process. Where statistics have a
-    part in training, a resumed run is the same as an uninterrupted one only
-    if all use these.
-
-    Args:
-        net (nn.Module): The network. Its integer buffers, which count
-            batches, are left alone.
-    """
-    buffers = [b for b in net.buffers() if b.is_floating_point()]
-    if not buffers or not is_distributed():
-        return
-    # One transfer for all of them.
-    flat = torch.cat([buffer.flatten() for buffer in buffers])
-    broadcast(flat)
-    sizes = [buffer.numel() for buffer in buffers]
-    for buffer, values in zip(buffers, flat.split(sizes), strict=True):
-        buffer.copy_(values.view_as(buffer))
-
-
-@contextmanager
-def in_mode(net: nn.Module, mode: str) -> Iterator[None]:
-    """Put a network into a mode, and each module back to its own."""
-    before = [(module, module.training) for module in net.modules()]
-    try:
-        net.train(mode == 'train')
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
-
-
-@contextmanager
-def _untouched(net: nn.Module) -> Iterator[None]:
-    """Keep a network's gradients and running statistics as they are."""
-    parameters = [p for p in net.parameters() if p.requires_grad]
-    # In train mode, they then take the statistics of the batch all the same;
-    # in eval mode, those that they have.
-    norms = [
-        module
-        for module in net.modules()
-        if isinstance(module, _BatchNorm) and module.track_running_stats
-    ]
-    try:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-        for norm in norms:
-            norm.track_running_stats = False
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        for norm in norms:
-            norm.track_running_stats = True

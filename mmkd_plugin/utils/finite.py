@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Optional
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def find_non_finite(weights: Mapping[str, Tensor]) -> Optional[str]:
@@ -19,3 +19,19 @@ def find_non_finite(weights: Mapping[str, Tensor]) -> Optional[str]:
         if not value.isfinite().all():
             return name
     return None
+
+
+def broken_networks(nets: dict[str, nn.Module]) -> list[str]:
+    """Find networks whose weights or statistics are not all finite.
+
+    Args:
+        nets (dict[str, nn.Module]): Networks by their names.
+
+    Returns:
+        list[str]: The names.
+    """
+    return [
+        name
+        for name, net in nets.items()
+        if find_non_finite(net.state_dict()) is not None
+    ]

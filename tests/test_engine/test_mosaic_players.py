@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from mmkd_plugin.engine.mosaic_players import (
     MosaicPlayers,
     class_entropy,
-    share_buffers,
 )
+from mmkd_plugin.engine.network_state import share_buffers
 from mmkd_plugin.utils.counter_rng import counter_rng
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from mmengine.dist import all_reduce, get_dist_info, is_main_process
 from mmengine.hooks import Hook, LoggerHook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
+from mmpretrain.utils import get_ori_model
 from torch import nn
 
 from mmkd_plugin.utils.checks import nearest
@@ -252,9 +252,7 @@ class DistillReportHook(Hook):
         runner.logger.info(f'The report is at {folder / "index.html"}')
 
     def _report(self, runner) -> dict:
-        model = runner.model
-        if is_model_wrapper(model):
-            model = model.module
+        model = get_ori_model(runner.model)
         teacher = getattr(model, 'teacher', None)
         metrics = runner.message_hub.get_info('teacher_metrics')
         has_teacher = teacher is not None or bool(metrics)

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from mmpretrain.utils import get_ori_model
 
 #: Where the metrics lie in the runner's message hub.
 TEACHER_METRICS = 'teacher_metrics'
@@ -33,9 +33,7 @@ class EvaluateTeacherHook(Hook):
             runner (Runner): The runner.
         """
         hub = runner.message_hub
-        model = runner.model
-        if is_model_wrapper(model):
-            model = model.module
+        model = get_ori_model(runner.model)
         measured = hub.get_info(TEACHER_METRICS) is not None
         if (
             measured

@@ -14,11 +14,11 @@ from mmengine.dist import (
     is_main_process,
 )
 from mmengine.hooks import Hook
-from mmengine.model import convert_sync_batchnorm, is_model_wrapper
+from mmengine.model import convert_sync_batchnorm
 from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from mmengine.utils import apply_to
+from mmpretrain.utils import get_ori_model
 from torch import Tensor, nn
 
 from mmkd_plugin.utils.checks import (
@@ -29,21 +29,20 @@ from mmkd_plugin.utils.checks import (
     nearest,
 )
 from mmkd_plugin.utils.counter_rng import counter_rng
+from mmkd_plugin.utils.finite import broken_networks
 
 from ..endless_batches import EndlessBatches
 from ..mosaic_inputs import (
     check_algorithm,
     check_images,
     check_size,
+    check_statistics,
     real_dataset,
 )
 from ..mosaic_picture import mosaic_picture
-from ..mosaic_players import (
-    MosaicPlayers,
-    broken_networks,
-    class_entropy,
-    share_buffers,
-)
+from ..mosaic_players import MosaicPlayers, class_entropy
+from ..mosaic_state import STATE_KEY, pack_state
+from ..network_state import memory_format_of, share_buffers
 from ..report import (
     FIRST_MOSAIC_PICTURE,
     LATEST_MOSAIC_PICTURE,
@@ -54,8 +53,6 @@ from ..report import (
 from .non_finite_loss_hook import stop_not_finite
 from .validation_classes import validation_classes
 
-#: Where the hook's state lies in a checkpoint.
-STATE_KEY = 'mosaic_generator_hook'
 STUDENT_IMAGES = ('both', 'synthetic')
 MISSING_STATE = ('error', 'restart')
 PLAYERS = ('generator', 'discriminator')
@@ -184,7 +181,7 @@ class MosaicGeneratorHook(Hook):
             check_count('batch_size', batch_size, least=2)
         check_choice('student_images', student_images, STUDENT_IMAGES)
         if real_statistics is not None:
-            _check_statistics(real_statistics)
+            check_statistics(real_statistics)
             if student_images == 'synthetic':
                 raise ValueError(
                     "real_statistics are for student_images='both', but got "
@@ -318,10 +315,7 @@ class MosaicGeneratorHook(Hook):
         Raises:
             ValueError: As :meth:`check_inputs`.
         """
-        model = runner.model
-        if is_model_wrapper(model):
-            model = model.module
-        self._algorithm = model
+        self._algorithm = model = get_ori_model(runner.model)
         seed = torch.tensor(runner.seed or 0)
         # With diff_rank_seed, each process has another one.
         broadcast(seed)
@@ -350,7 +344,7 @@ class MosaicGeneratorHook(Hook):
         self._synchronise_norms(runner, players)
         players.to(
             next(model.student.parameters()).device,
-            memory_format=_memory_format(model.student),
+            memory_format=memory_format_of(model.student),
         )
         resumed = runner.iter > 0
         if resumed:
@@ -462,17 +456,11 @@ class MosaicGeneratorHook(Hook):
         if broken:
             what = f'the weights of the {broken[0]}'
             stop_not_finite(runner, what, _ADVICE)
-        preprocessor = self._algorithm.data_preprocessor
-        state = dict(
-            generator=_plain(self.generator),
-            mean=preprocessor.mean.flatten().tolist(),
-            std=preprocessor.std.flatten().tolist(),
-            players=self.players.state_dict(),
-            terms=dict(self._terms),
-        )
-        # As the engine does with the rest.
-        checkpoint[STATE_KEY] = apply_to(
-            state, torch.is_tensor, lambda tensor: tensor.cpu()
+        checkpoint[STATE_KEY] = pack_state(
+            self.generator,
+            self._algorithm.data_preprocessor,
+            self.players,
+            self._terms,
         )
 
     # In a run ----------------------------------------------------------
@@ -625,42 +613,3 @@ class MosaicGeneratorHook(Hook):
 
 def _picture(runner: Runner, file: str) -> Path:
     return Path(runner.work_dir) / 'mosaic' / file
-
-
-def _check_statistics(statistics: dict) -> None:
-    if not isinstance(statistics, dict) or {*statistics} != {'mean', 'std'}:
-        raise ValueError(
-            f'real_statistics must be a dict of mean and std, but got '
-            f'{statistics!r}'
-        )
-    for name, values in statistics.items():
-        if isinstance(values, str) or not isinstance(values, Sequence):
-            raise ValueError(
-                f'{name} of real_statistics must be a list of numbers, but '
-                f'got {values!r}'
-            )
-        least = {} if name == 'mean' else dict(above=0)
-        for value in values:
-            check_number(f'{name} of real_statistics', value, **least)
-
-
-def _memory_format(net: nn.Module) -> torch.memory_format:
-    """Find out whether a network's convolutions are in channels-last."""
-    # Those of one pixel, or of one channel, are in both formats.
-    last = any(
-        weight.dim() == 4
-        and weight.is_contiguous(memory_format=torch.channels_last)
-        and not weight.is_contiguous()
-        for weight in net.parameters()
-    )
-    return torch.channels_last if last else torch.contiguous_format
-
-
-def _plain(config):
-    """Turn a config into what any program can read from a checkpoint."""
-    if isinstance(config, dict):
-        return {str(key): _plain(value) for key, value in config.items()}
-    if isinstance(config, (list, tuple)):
-        return [_plain(value) for value in config]
-    # A type that is not given by its name.
-    return getattr(config, '__name__', config)

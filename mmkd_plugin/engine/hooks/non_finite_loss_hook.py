@@ -4,9 +4,9 @@ from typing import NoReturn, Optional
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner, find_latest_checkpoint
+from mmpretrain.utils import get_ori_model
 
 from mmkd_plugin.utils.finite import find_non_finite
 
@@ -85,9 +85,7 @@ class NonFiniteLossHook(Hook):
             runner (Runner): The runner.
             checkpoint (dict): What is to be saved.
         """
-        model = runner.model
-        if is_model_wrapper(model):
-            model = model.module
+        model = get_ori_model(runner.model)
         broken = find_non_finite(model.state_dict())
         if broken is not None:
             stop_not_finite(runner, f'the weights {broken}')

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
+from mmpretrain.utils import get_ori_model
 
 from mmkd_plugin.datasets.selection import EntropySelection
 from mmkd_plugin.utils.checks import check_number
@@ -176,9 +176,7 @@ class SelectionReportHook(Hook):
 
         A preprocessor that converts to RGB gets them in BGR.
         """
-        model = runner.model
-        if is_model_wrapper(model):
-            model = model.module
+        model = get_ori_model(runner.model)
         preprocessor = getattr(model, 'data_preprocessor', None)
         return not getattr(preprocessor, 'to_rgb', False)
 

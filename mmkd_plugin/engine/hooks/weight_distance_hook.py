@@ -9,9 +9,9 @@ from typing import Optional
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
+from mmpretrain.utils import get_ori_model
 from torch import Tensor, nn
 
 from mmkd_plugin.utils.checks import check_choice, nearest
@@ -34,9 +34,7 @@ def trained_network(runner: Runner) -> nn.Module:
     Returns:
         nn.Module: The network, without a wrapper for several processes.
     """
-    model = runner.model
-    if is_model_wrapper(model):
-        model = model.module
+    model = get_ori_model(runner.model)
     return getattr(model, 'student', model)
 
 

@@ -21,7 +21,8 @@ from toy_runs import (
 )
 
 from mmkd_plugin.engine.hooks import MosaicGeneratorHook
-from mmkd_plugin.engine.mosaic_players import MosaicPlayers, share_buffers
+from mmkd_plugin.engine.mosaic_players import MosaicPlayers
+from mmkd_plugin.engine.network_state import share_buffers
 
 COMPATS = (None, 'official')
 POISONED = ('discriminator', 'teacher')
