@@ -174,6 +174,21 @@ def l1_reference(preds_S, preds_T, reduction='mean'):
     return sum(gaps) / (max(len(gaps), 1) if reduction == 'mean' else 1)
 
 
+def mse_reference(preds_S, preds_T, reduction='mean'):
+    """Average, sum or list the squared differences."""
+    squares = [
+        (s - t) ** 2
+        for s, t in zip(
+            preds_S.flatten().tolist(),
+            preds_T.flatten().tolist(),
+            strict=True,
+        )
+    ]
+    if reduction == 'none':
+        return torch.tensor(squares, dtype=torch.float64).view(preds_S.shape)
+    return sum(squares) / (max(len(squares), 1) if reduction == 'mean' else 1)
+
+
 def _relation_rows(points: list[list[float]]) -> list[list[float]]:
     count = len(points)
     distances = [[math.dist(a, b) for b in points] for a in points]
@@ -859,6 +874,26 @@ LOSSES = dict(
             maps=Case({}, pair(3, 2, 4)),
         ),
         reference=l1_reference,
+        extremes=EXTREMES,
+        rejected=[
+            (
+                dict(reduction='batchmean'),
+                r"reduction must be one of .*'none'.* got 'batchmean'",
+            )
+        ],
+        rejected_inputs=[
+            ({}, _WIDTHS, _SHAPES + '; put a ConvConnector or Linear'),
+            ({}, _TUPLE, _NO_TENSOR),
+        ],
+    ),
+    MSELoss=LossContract(
+        cases=dict(
+            default=Case({}, pair(6)),
+            sum=Case(dict(reduction='sum'), pair(3, 2, 2)),
+            none=Case(dict(reduction='none'), pair(3, 2, 2)),
+            maps=Case({}, pair(3, 2, 4)),
+        ),
+        reference=mse_reference,
         extremes=EXTREMES,
         rejected=[
             (

@@ -23,6 +23,7 @@ from mmengine.runner import Runner
 from mmkd_plugin.datasets import ArrayImages
 from mmkd_plugin.engine.mosaic_players import MosaicPlayers
 from mmkd_plugin.engine.preflight import missing_inputs
+from mmkd_plugin.explain import Experiment
 from mmkd_plugin.models import SingleTeacherDistill
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
@@ -233,7 +234,13 @@ def test_there_are_configs():
 @pytest.mark.parametrize('name', ALL)
 def test_config_builds(name):
     config = load(name)
+    if 'explain' in config:
+        Experiment(config)
+        return
     assert config.trained_on
+    # What other runs leave.
+    for checkpoint in ('checkpoint', 'student_ckpt'):
+        config.model.pop(checkpoint, None)
     if config.model.type != 'SingleTeacherDistill':
         network(config.model, 'teacher')
         return

@@ -168,11 +168,11 @@ def _accuracy_html(reports: Sequence[Mapping]) -> str:
     reference = teachers[0] if len(teachers) == 1 else None
     figure = line_figure(series, axis, reference, size=(8.4, 3.2))
     keys = [
-        _key_html(place, report['run_name'])
+        key_html(place, report['run_name'])
         for place, report in enumerate(reports)
     ]
     if reference is not None:
-        keys.append(_key_html(None, f'teacher, {format_score(reference)}'))
+        keys.append(key_html(None, f'teacher, {format_score(reference)}'))
     return (
         '<h2>Validation accuracy</h2>\n<figure><figcaption class="key">'
         + ''.join(keys)
@@ -183,7 +183,7 @@ def _accuracy_html(reports: Sequence[Mapping]) -> str:
     )
 
 
-def _key_html(place: Optional[int], name: str) -> str:
+def key_html(place: Optional[int], name: str) -> str:
     if place is None:
         stroke, dashes = 'currentColor', '4 3'
     else:

@@ -1,5 +1,6 @@
-"""Classifiers of other libraries."""
+"""Classifiers besides those of mmpretrain."""
 
+from .partly_frozen_classifier import PartlyFrozenClassifier
 from .torchvision_classifier import TorchvisionClassifier
 
-__all__ = ['TorchvisionClassifier']
+__all__ = ['PartlyFrozenClassifier', 'TorchvisionClassifier']

@@ -15,6 +15,7 @@ from .mosaic_objective import (
     patch_discriminator_loss,
     patch_generator_loss,
 )
+from .mse_loss import MSELoss, mse_loss
 from .nkd_loss import NKDLoss, nkd_loss
 from .sdd_loss import SDDLoss, region_logits, sdd_loss
 from .structured_relation_loss import (
@@ -26,6 +27,7 @@ __all__ = [
     'DKDLoss',
     'KLDivergence',
     'L1Loss',
+    'MSELoss',
     'NKDLoss',
     'SDDLoss',
     'StructuredRelationLoss',
@@ -36,6 +38,7 @@ __all__ = [
     'dkd_loss',
     'kl_divergence',
     'l1_loss',
+    'mse_loss',
     'nkd_loss',
     'one_hot_loss',
     'patch_discriminator_loss',

@@ -1,0 +1,8 @@
+# The teacher: ResNet-18 with ImageNet's weights learns objects of ILSVRC-DET.
+_base_ = ['kp_r18_det_baseline.py']
+
+model = dict(backbone=dict(init_cfg=_base_.imagenet))
+optim_wrapper = dict(optimizer=dict(lr=_base_.fine_tuning_lr))
+# Its course is not looked at.
+custom_hooks = _base_.custom_hooks[:-2]
+required_inputs = [_base_.imagenet_input, *_base_.required_inputs]
