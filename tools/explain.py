@@ -131,6 +131,7 @@ def train_missing(experiment: Experiment) -> None:
 
     Raises:
         subprocess.CalledProcessError: If a training fails.
+        ValueError: If one does not leave what it should.
     """
     for item in experiment.unfinished():
         print(f'--- {item["config"]} -> {item["work_dir"]}', flush=True)
@@ -147,14 +148,23 @@ def train_missing(experiment: Experiment) -> None:
             check=True,
         )
         print(f'--- {time.perf_counter() - start:.0f} s', flush=True)
+        made = os.path.join(item['work_dir'], item['makes'])
+        if not os.path.exists(made):
+            raise ValueError(
+                f'{item["config"]} ended, but {made} is not there, which '
+                f'explain.trainings says it makes. Do its epochs differ?'
+            )
 
 
-def write(explanation: Explanation, folder: str, examples: int) -> None:
+def write(
+    explanation: Explanation, folder: str, title: str, examples: int
+) -> None:
     """Write all files.
 
     Args:
         explanation (Explanation): What was found.
         folder (str): Where to.
+        title (str): Of the page.
         examples (int): How many images the page shows.
     """
     # Strict JSON has no NaN, and an explanation has none.
@@ -167,11 +177,7 @@ def write(explanation: Explanation, folder: str, examples: int) -> None:
             foreground=explanation.foreground.numpy(),
             **{n: r.entropy.numpy() for n, r in explanation.networks.items()},
         )
-    page = render_explanation(
-        explanation,
-        title=f'Knowledge points on {explanation.image_set}',
-        examples=examples,
-    )
+    page = render_explanation(explanation, title=title, examples=examples)
     write_file(os.path.join(folder, 'index.html'), page)
 
 
@@ -240,7 +246,8 @@ def run(args: argparse.Namespace) -> None:
     seconds = time.perf_counter() - start
     name = os.path.splitext(os.path.basename(args.config))[0]
     folder = args.out or os.path.join('work_dirs', name, 'explain')
-    write(explanation, folder, args.examples)
+    title = f'Knowledge points: {name}'
+    write(explanation, folder, title, args.examples)
     print(
         f'\n{summary(explanation)}\n\n{len(explanation.names)} of '
         f'{explanation.num_images} images are counted, {seconds:.1f} s'

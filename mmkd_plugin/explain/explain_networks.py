@@ -22,7 +22,11 @@ from .knowledge_points import (
 )
 from .layer_feature import LayerFeature
 from .protocol import Protocol
-from .training_course import TrainingCourse, different_weights
+from .training_course import (
+    TrainingCourse,
+    checkpoint_accuracy,
+    different_weights,
+)
 
 #: In the order in which they are shown.
 NETWORKS = ('teacher', 'student', 'baseline')
@@ -33,6 +37,7 @@ class _Found(NamedTuple):
 
     epochs: list[int]
     course: Optional[TrainingCourse]
+    accuracy: Optional[float]
     entropy: Tensor
     reached: Tensor
     has_energy: Tensor
@@ -96,6 +101,8 @@ def explain_networks(
         image_set.masks, protocol.grid, tuple(image_set.masks.shape[1:])
     )
 
+    # A run that distils has measured its teacher.
+    measured = [course.teacher_accuracy for course in courses.values()]
     found = {}
     if teacher is not None:
         path = os.fspath(teacher)
@@ -108,9 +115,13 @@ def explain_networks(
             device,
         )
         steps = iter([('teacher', path, load_weights(path))])
+        accuracy = next((x for x in measured if x is not None), None)
+        if accuracy is None:
+            accuracy = checkpoint_accuracy(path)
         found['teacher'] = _Found(
             [0],
             None,
+            accuracy,
             *_entropies(feature_fn, images, protocol, memory, steps, progress),
         )
     for name, course in courses.items():
@@ -120,6 +131,7 @@ def explain_networks(
         found[name] = _Found(
             course.epochs,
             course,
+            course.accuracy,
             *_entropies(
                 feature_fn,
                 images,
@@ -248,18 +260,8 @@ def _evaluate(
                 f'{released["passed"]} pass'
             )
 
-    courses = [f.course for f in found.values() if f.course is not None]
-    # A run that distils has measured its teacher.
-    measured = [course.teacher_accuracy for course in courses]
-    teacher_accuracy = next((x for x in measured if x is not None), None)
     results = {
-        name: _result(
-            f,
-            foreground,
-            left,
-            protocol,
-            teacher_accuracy if f.course is None else f.course.accuracy,
-        )
+        name: _result(f, foreground, left, protocol)
         for name, f in found.items()
     }
     images = image_set.images[left]
@@ -332,11 +334,7 @@ def _released_filter(
 
 
 def _result(
-    f: _Found,
-    foreground: Tensor,
-    left: Tensor,
-    protocol: Protocol,
-    accuracy: Optional[float],
+    f: _Found, foreground: Tensor, left: Tensor, protocol: Protocol
 ) -> NetworkResult:
     points = knowledge_points(
         f.entropy[:, left], foreground[left], protocol.b, protocol.reference
@@ -355,7 +353,7 @@ def _result(
         if course is None
         else stability(points.foreground_points),
         without_energy=(~f.has_energy).sum(1).tolist(),
-        accuracy=accuracy,
+        accuracy=f.accuracy,
     )
 
 

@@ -183,12 +183,6 @@ def _read_phase(folder: Path) -> _Phase:
                 f'in {distance_file} epoch {epoch} ends after '
                 f'{iterations[epoch]}: they are of different runs'
             )
-    try:
-        text = (folder / 'report' / 'report.json').read_text(encoding='utf-8')
-        report = parse_report(text)
-    except (OSError, ValueError):
-        # The figures do without.
-        report = None
     return _Phase(
         folder,
         snapshots,
@@ -196,8 +190,34 @@ def _read_phase(folder: Path) -> _Phase:
         initial_norm,
         granularity,
         parameters,
-        report,
+        _read_report(folder),
     )
+
+
+def _read_report(folder: Path) -> Optional[dict]:
+    try:
+        text = (folder / 'report' / 'report.json').read_text(encoding='utf-8')
+        return parse_report(text)
+    except (OSError, ValueError):
+        # The figures do without.
+        return None
+
+
+def checkpoint_accuracy(checkpoint: Union[str, Path]) -> Optional[float]:
+    """Find the accuracy of the last checkpoint of a run.
+
+    Args:
+        checkpoint (str or Path): ``epoch_N.pth`` in the work directory.
+
+    Returns:
+        float or None: Top-1 in percent of the run's last validation, where
+        there is a report and the checkpoint is the one it is about.
+    """
+    checkpoint = Path(checkpoint)
+    report = _read_report(checkpoint.parent)
+    if report is None or checkpoint.stem != f'epoch_{report["epochs"]}':
+        return None
+    return _accuracy(report, 'student')
 
 
 def _snapshots(folder: Path) -> dict[int, Path]:

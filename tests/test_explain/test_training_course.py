@@ -8,6 +8,7 @@ from toy_courses import toy_weights, write_course
 
 from mmkd_plugin.engine.report import make_report
 from mmkd_plugin.explain import read_course
+from mmkd_plugin.explain.training_course import checkpoint_accuracy
 
 
 def weights(value):
@@ -83,6 +84,12 @@ def test_accuracy_of_student_and_teacher(tmp_path):
     (run / 'report' / 'report.json').write_text(json.dumps(report))
     course = read_course([run])
     assert (course.accuracy, course.teacher_accuracy) == (40.0, 90.0)
+    # The report is about the last checkpoint.
+    report['epochs'] = 2
+    (run / 'report' / 'report.json').write_text(json.dumps(report))
+    assert checkpoint_accuracy(run / 'epoch_2.pth') == 40.0
+    assert checkpoint_accuracy(run / 'epoch_1.pth') is None
+    assert checkpoint_accuracy(tmp_path / 'epoch_2.pth') is None
 
 
 def test_everything_that_is_missing_is_told_at_once(tmp_path):

@@ -17,12 +17,10 @@ DEMO = ROOT / 'configs' / 'demo'
 SMALLER = """
 _base_ = [{base!r}]
 train_dataloader = dict(dataset=dict(num_images=128))
-train_cfg = dict(max_epochs=2)
+train_cfg = dict(max_epochs=2{validation})
+{more}
 """
-SMALLER_VAL = """
-val_dataloader = dict(dataset=dict(num_images=20))
-train_cfg = dict(val_interval=2)
-"""
+VALIDATION = ', val_interval=2'
 
 
 def run_tool(*args, cwd=ROOT):
@@ -47,18 +45,21 @@ def experiment(tmp_path_factory):
     start = f'{runs["baseline"]}/snapshots/epoch_0.pth'
     end = f'{runs["student"]}/snapshots/epoch_2.pth'
     more = dict(
-        teacher=SMALLER_VAL,
-        baseline=SMALLER_VAL,
+        teacher='',
+        baseline='',
         student=f'model = dict(student_ckpt={start!r}, '
-        f'teacher_ckpt={runs["teacher"] + "/epoch_2.pth"!r})\n',
-        classifier=SMALLER_VAL + f'model = dict(checkpoint={end!r})\n',
+        f'teacher_ckpt={runs["teacher"] + "/epoch_2.pth"!r})',
+        classifier=f'model = dict(checkpoint={end!r})',
     )
     trainings = []
     makes = dict(teacher='epoch_2.pth')
     for what, extra in more.items():
         base = str(DEMO / f'kp_{what}_scenes.py')
         path = folder / f'{what}.py'
-        path.write_text(SMALLER.format(base=base) + extra)
+        validation = '' if what == 'student' else VALIDATION
+        path.write_text(
+            SMALLER.format(base=base, validation=validation, more=extra)
+        )
         trainings.append(
             dict(
                 config=str(path),
@@ -133,24 +134,18 @@ def test_runs_and_images_from_the_command_line(experiment):
     assert found['networks']['student']['epochs'] == [0, 1, 2]
 
 
-@pytest.mark.parametrize(
-    ('options', 'message'),
-    [
-        (['--images', 'nowhere'], "explain.image_sets (test, val).*'nowhere'"),
-        (
-            ['--cfg-options', 'explain.protocol.layer=backbone.layer9'],
-            'nearest: backbone.layer',
-        ),
-        (['--teacher', 'none.pth'], "teacher_ckpt = 'none.pth'"),
-    ],
-)
-def test_mistakes_are_one_message(experiment, options, message):
+def test_mistakes_are_one_message(experiment):
     folder, config, _, _ = experiment
-    failed = run_tool(config, *options, cwd=folder)
+    failed = run_tool(
+        config,
+        *('--cfg-options', 'explain.protocol.layer=backbone.layer9'),
+        cwd=folder,
+    )
     assert failed.returncode != 0
     assert 'Traceback' not in failed.stderr
-    pattern = re.escape(message).replace(re.escape('.*'), '.*')
-    assert re.search(pattern, failed.stderr), failed.stderr[-2000:]
+    assert "no module 'backbone.layer9'; nearest: backbone.layer" in (
+        failed.stderr
+    )
 
 
 @pytest.mark.skipif(find_browser() is None, reason='no Chromium is installed')
@@ -159,7 +154,8 @@ def test_page_in_a_browser(experiment, tmp_path):
     assert done.returncode == 0
     page = folder / 'out' / 'index.html'
     found = json.loads((folder / 'out' / 'explanation.json').read_text())
-    dom = dumped_dom(page)
+    # The table comes after the hypotheses.
+    _, dom = dumped_dom(page).split('Knowledge points</h2>')
     for name in ('teacher', 'student', 'baseline'):
         row = re.search(
             rf'<tr[^>]*>(?:(?!</tr>).)*{name}(?:(?!</tr>).)*</tr>', dom, re.S
