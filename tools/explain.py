@@ -25,6 +25,7 @@ from mmkd_plugin.engine.preflight import fail
 from mmkd_plugin.engine.report import write_file
 from mmkd_plugin.explain import Experiment, Explanation, render_explanation
 from mmkd_plugin.utils.atomic import atomic_write
+from mmkd_plugin.utils.checks import check_count
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -65,7 +66,9 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         '--num-images', type=int, metavar='N', help='draw N of the images'
     )
     parser.add_argument(
-        '--out', metavar='DIR', help='where to write; work_dirs/CONFIG/explain'
+        '--out',
+        metavar='DIR',
+        help='where to write; work_dirs/CONFIG/explain_SET by default',
     )
     parser.add_argument(
         '--examples',
@@ -105,6 +108,13 @@ def read_config(args: argparse.Namespace) -> Config:
     if not os.path.isfile(args.config):
         raise FileNotFoundError(f'there is no config {args.config}')
     config = Config.fromfile(args.config)
+    for key in args.cfg_options or ():
+        if key.split('.')[0] != 'explain':
+            raise ValueError(
+                f'--cfg-options {key}: only what is under `explain` is read '
+                f'here, such as explain.protocol.b; other names have been '
+                f'put to use when the config was read'
+            )
     if args.cfg_options is not None:
         config.merge_from_dict(args.cfg_options)
     if config.get('custom_imports'):
@@ -215,6 +225,22 @@ def summary(explanation: Explanation) -> str:
     return '\n'.join(lines)
 
 
+def check_device(name: str) -> None:
+    """Check that there is a device.
+
+    Args:
+        name (str): Its name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    try:
+        torch.empty(0, device=name)
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f'--device {name}: {reason}') from None
+
+
 def run(args: argparse.Namespace) -> None:
     """Explain.
 
@@ -224,6 +250,8 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         Exception: As the functions that do it.
     """
+    check_count('--examples', args.examples, least=0)
+    check_device(args.device)
     config = read_config(args)
     experiment = Experiment(config)
     script = f'python tools/explain.py {args.config}'
@@ -231,21 +259,26 @@ def run(args: argparse.Namespace) -> None:
         # Before hours of training.
         experiment.fail_if_missing(experiment.missing_images(), script)
         image_set = experiment.load_images()
+        experiment.check(image_set, args.device)
         train_missing(experiment)
         courses = experiment.read_runs(script)
     else:
         courses = experiment.read_runs(script)
         image_set = experiment.load_images()
+        experiment.check(image_set, args.device)
     start = time.perf_counter()
     explanation = experiment.explain(
         courses,
         image_set,
         args.device,
-        progress=lambda line: print(line, flush=True),
+        progress=lambda line: print(
+            f'{time.perf_counter() - start:6.0f} s  {line}', flush=True
+        ),
     )
     seconds = time.perf_counter() - start
     name = os.path.splitext(os.path.basename(args.config))[0]
-    folder = args.out or os.path.join('work_dirs', name, 'explain')
+    images = os.path.basename(os.path.normpath(explanation.image_set))
+    folder = args.out or os.path.join('work_dirs', name, f'explain_{images}')
     title = f'Knowledge points: {name}'
     write(explanation, folder, title, args.examples)
     print(
@@ -272,7 +305,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         run(args)
     except subprocess.CalledProcessError as error:
         sys.exit(error.returncode)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         fail(error)
 
 

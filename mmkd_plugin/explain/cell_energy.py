@@ -39,6 +39,21 @@ class PassCost(NamedTuple):
     length: int
 
 
+def default_probes(length: int, probes: Optional[int]) -> int:
+    """Decide from how many directions an energy is computed.
+
+    Args:
+        length (int): Numbers in the feature of an image.
+        probes (int, optional): What is wanted.
+
+    Returns:
+        int: At most ``length``, which is exact.
+    """
+    if probes is None:
+        probes = length if length <= _EXACT_LENGTH else _PROBES
+    return min(probes, length)
+
+
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
     """Get the dtype to sum in.
 
@@ -338,9 +353,7 @@ def cell_energy(
         images = images.detach()
         cost = measure_pass(feature_fn, images, relu)
         length = cost.length
-        if probes is None:
-            probes = length if length <= _EXACT_LENGTH else _PROBES
-        probes = min(probes, length)
+        probes = default_probes(length, probes)
         exact = probes == length
         # Drawing takes the draw, its factors and the rows at once.
         besides = length * dtype.itemsize * (1 if exact else 3 * probes)

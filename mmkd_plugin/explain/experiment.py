@@ -3,6 +3,7 @@
 import copy
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Optional, Union
 
 import torch
@@ -16,7 +17,7 @@ from mmkd_plugin.engine.preflight import (
 from mmkd_plugin.utils.build import build_part
 from mmkd_plugin.utils.checks import check_count, nearest
 
-from .explain_networks import explain_networks
+from .explain_networks import check_networks, explain_networks
 from .explanation import Explanation
 from .image_set import ImageSet, load_images
 from .protocol import Protocol
@@ -109,12 +110,18 @@ class Experiment:
         """Find the trainings that are still to be done.
 
         Returns:
-            list[dict]: Those of ``trainings`` whose file is not there.
+            list[dict]: Those of ``trainings`` in whose folder a network is
+            looked for, and whose file is not there.
         """
+        folders = [folder for run in self.runs.values() for folder in run]
+        if self.teacher_ckpt:
+            folders.append(os.path.dirname(self.teacher_ckpt))
+        used = {os.path.normpath(folder) for folder in folders}
         return [
             item
             for item in self.trainings
-            if not os.path.exists(
+            if os.path.normpath(item['work_dir']) in used
+            and not os.path.exists(
                 os.path.join(item['work_dir'], item['makes'])
             )
         ]
@@ -229,6 +236,28 @@ class Experiment:
             pipeline=copy.deepcopy(self.folder_pipeline),
         )
 
+    def check(
+        self, image_set: ImageSet, device: Union[str, torch.device] = 'cpu'
+    ) -> None:
+        """Try protocol and networks on one image, before the long work.
+
+        Args:
+            image_set (ImageSet): What :meth:`load_images` returned.
+            device (str or torch.device): Where the networks run. Defaults
+                to ``'cpu'``.
+
+        Raises:
+            ValueError: If layer, grid, constants or images do not do.
+        """
+        check_networks(
+            image_set,
+            self.protocol,
+            model=self.model,
+            teacher_model=self.teacher_model,
+            memory=self.memory,
+            device=device,
+        )
+
     def explain(
         self,
         courses: dict[str, Optional[TrainingCourse]],
@@ -250,7 +279,7 @@ class Experiment:
         Returns:
             Explanation: The points, and all that they depend on.
         """
-        return explain_networks(
+        explanation = explain_networks(
             image_set,
             self.protocol,
             **courses,
@@ -261,6 +290,10 @@ class Experiment:
             memory=self.memory,
             device=device,
             progress=progress,
+        )
+        drawn = self.num_images is not None
+        return replace(
+            explanation, image_seed=self.image_seed if drawn else None
         )
 
 

@@ -26,6 +26,7 @@ from .training_course import (
     TrainingCourse,
     checkpoint_accuracy,
     different_weights,
+    is_same_file,
 )
 
 #: In the order in which they are shown.
@@ -37,7 +38,9 @@ class _Found(NamedTuple):
 
     epochs: list[int]
     course: Optional[TrainingCourse]
+    checkpoints: list[str]
     accuracy: Optional[float]
+    feature_length: int
     entropy: Tensor
     reached: Tensor
     has_energy: Tensor
@@ -101,8 +104,6 @@ def explain_networks(
         image_set.masks, protocol.grid, tuple(image_set.masks.shape[1:])
     )
 
-    # A run that distils has measured its teacher.
-    measured = [course.teacher_accuracy for course in courses.values()]
     found = {}
     if teacher is not None:
         path = os.fspath(teacher)
@@ -115,13 +116,12 @@ def explain_networks(
             device,
         )
         steps = iter([('teacher', path, load_weights(path))])
-        accuracy = next((x for x in measured if x is not None), None)
-        if accuracy is None:
-            accuracy = checkpoint_accuracy(path)
         found['teacher'] = _Found(
             [0],
             None,
-            accuracy,
+            [path],
+            _teacher_accuracy(path, list(courses.values())),
+            feature_fn(images[:1]).numel(),
             *_entropies(feature_fn, images, protocol, memory, steps, progress),
         )
     for name, course in courses.items():
@@ -131,7 +131,9 @@ def explain_networks(
         found[name] = _Found(
             course.epochs,
             course,
+            [str(checkpoint) for checkpoint in course.checkpoints],
             course.accuracy,
+            feature_fn(images[:1]).numel(),
             *_entropies(
                 feature_fn,
                 images,
@@ -144,6 +146,58 @@ def explain_networks(
     return _evaluate(
         found, image_set, foreground, protocol, set_name, _to_rgb(feature_fn)
     )
+
+
+def _teacher_accuracy(
+    path: str, courses: list[TrainingCourse]
+) -> Optional[float]:
+    # A run that distils has measured its teacher.
+    for course in courses:
+        if course.teacher_ckpt and is_same_file(course.teacher_ckpt, path):
+            return course.teacher_accuracy
+    return checkpoint_accuracy(path)
+
+
+def check_networks(
+    image_set: ImageSet,
+    protocol: Protocol,
+    *,
+    model: Optional[dict] = None,
+    teacher_model: Optional[dict] = None,
+    memory: int = 1 << 30,
+    device: Union[str, torch.device] = 'cpu',
+) -> None:
+    """Find what :func:`explain_networks` would stumble over, beforehand.
+
+    One image goes through networks that have not been trained.
+
+    Args:
+        image_set (ImageSet): Images with foregrounds.
+        protocol (Protocol): How points are counted.
+        model (dict, optional): Config of student and baseline.
+        teacher_model (dict, optional): Config of the teacher.
+        memory (int): Budget in bytes. Defaults to 1 GiB.
+        device (str or torch.device): Where the networks run. Defaults to
+            ``'cpu'``.
+
+    Raises:
+        ValueError: As :func:`explain_networks`, but for what depends on
+            weights.
+    """
+    for name, config, layer in (
+        ('student', model, protocol.layer),
+        ('teacher', teacher_model, protocol.teacher_layer or protocol.layer),
+    ):
+        if config is None:
+            continue
+        few = image_set._replace(images=image_set.images[:1])
+        feature_fn, images = _prepare(
+            name, config, layer, few, protocol, device
+        )
+        try:
+            protocol.check(feature_fn, images, memory)
+        except ValueError as error:
+            raise ValueError(f'{name}: {error}') from None
 
 
 def _prepare(
@@ -348,12 +402,19 @@ def _result(
         points=points,
         speed=None
         if course is None
-        else learning_speed(points.n_fg, torch.tensor(course.distances)),
+        else learning_speed(
+            points.n_fg, torch.tensor(course.distances, dtype=torch.float64)
+        ),
         stability=None
         if course is None
         else stability(points.foreground_points),
         without_energy=(~f.has_energy).sum(1).tolist(),
         accuracy=f.accuracy,
+        checkpoints=f.checkpoints,
+        granularity=None if course is None else course.granularity,
+        parameters=[] if course is None else list(course.parameters),
+        feature_length=f.feature_length,
+        probes=protocol.num_probes(f.feature_length),
     )
 
 

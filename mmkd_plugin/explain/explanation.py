@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Optional
 
 import numpy as np
@@ -36,6 +36,13 @@ class NetworkResult:
             at had no energy, for each checkpoint.
         accuracy (float, optional): Top-1 in percent of the last validation,
             where the run has a report.
+        checkpoints (list[str]): The files.
+        granularity (str, optional): Of the weight distance, ``'step'`` or
+            ``'epoch'``.
+        parameters (list[str]): Names of what it measures.
+        feature_length (int, optional): Numbers in the layer's output.
+        probes (int, optional): Directions that the energies are from; None
+            where they are not used.
     """
 
     epochs: list[int]
@@ -47,6 +54,11 @@ class NetworkResult:
     stability: Optional[Stability]
     without_energy: list[int]
     accuracy: Optional[float]
+    checkpoints: list[str] = field(default_factory=list)
+    granularity: Optional[str] = None
+    parameters: list[str] = field(default_factory=list)
+    feature_length: Optional[int] = None
+    probes: Optional[int] = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +87,8 @@ class Explanation:
         notes (list[str]): What is odd about this comparison.
         comparable_distances (bool): Whether the weight distances of student
             and baseline are of the same kind.
+        image_seed (int, optional): By which the images were drawn, where
+            they were.
     """
 
     networks: dict[str, NetworkResult]
@@ -90,6 +104,7 @@ class Explanation:
     released_filter: dict
     notes: list[str]
     comparable_distances: bool = True
+    image_seed: Optional[int] = None
 
     def as_dict(self) -> dict:
         """Collect all figures.
@@ -104,6 +119,7 @@ class Explanation:
             image_set=self.image_set,
             protocol=self.protocol,
             num_images=self.num_images,
+            image_seed=self.image_seed,
             num_counted=len(self.names),
             dropped=self.dropped,
             released_filter=self.released_filter,
@@ -174,6 +190,11 @@ def _network_dict(network: NetworkResult) -> dict:
     points, speed = network.points, network.speed
     result = dict(
         accuracy=network.accuracy,
+        checkpoints=network.checkpoints,
+        granularity=network.granularity,
+        parameters=network.parameters,
+        feature_length=network.feature_length,
+        probes=network.probes,
         epochs=network.epochs,
         distances=network.distances,
         n_fg=_numbers(points.mean_n_fg),

@@ -1,7 +1,7 @@
 """Images with foregrounds, as the networks are asked about them."""
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple, Optional
 
 import numpy as np
@@ -59,11 +59,12 @@ def load_images(
     ):
         rng = np.random.default_rng(seed)
         chosen = np.sort(rng.permutation(count)[:num_images])
-    images, masks, names, labels = [], [], [], []
+    images, masks, names, labels, files = [], [], [], [], []
     for index in chosen.tolist():
         item = dataset[index]
         image, sample = item['inputs'], item['data_samples']
-        name = _name(sample, index)
+        file = None if sample.get('name') else sample.get('img_path')
+        name = str(file or sample.get('name') or f'image {index}')
         if 'gt_seg_map' not in sample:
             raise ValueError(
                 f'{name}: the data sample has no gt_seg_map, the foreground. '
@@ -87,18 +88,29 @@ def load_images(
         images.append(image)
         masks.append(mask)
         names.append(name)
+        files.append(bool(file))
         label = sample.get('gt_label')
         labels.append(None if label is None else int(label))
-    return ImageSet(torch.stack(images), torch.stack(masks), names, labels)
+    return ImageSet(
+        torch.stack(images),
+        torch.stack(masks),
+        _shorten(names, files),
+        labels,
+    )
 
 
-def _name(sample, index: int) -> str:
-    """Name an image: as its data set does, by its file, or by its place."""
-    for key in ('name', 'img_path'):
-        value = sample.get(key)
-        if value:
-            return Path(value).name if key == 'img_path' else str(value)
-    return f'image {index}'
+def _shorten(names: list[str], files: list[bool]) -> list[str]:
+    """Leave out the folder that all files are in."""
+    folders = [
+        os.path.dirname(name)
+        for name, is_file in zip(names, files, strict=True)
+        if is_file
+    ]
+    common = os.path.commonpath(folders) if folders else ''
+    return [
+        os.path.relpath(name, common or '.') if is_file else name
+        for name, is_file in zip(names, files, strict=True)
+    ]
 
 
 def _size(tensor: Tensor) -> str:

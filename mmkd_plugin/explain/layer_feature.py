@@ -62,11 +62,16 @@ class LayerFeature:
         self._recorder = ModuleOutputs(layer)
         module = find_module(model, layer)
         self._recorder.initialize(model)
-        module.register_forward_hook(self._stop)
+        self._handle = module.register_forward_hook(self._stop)
         # Of mmpretrain's ResNet, train() returns None: no chaining.
         model.eval()
         model.requires_grad_(False)
         self.model = model
+
+    def remove(self) -> None:
+        """Take the hooks off the model."""
+        self._handle.remove()
+        self._recorder.remove()
 
     def _stop(self, module: nn.Module, args: tuple, output) -> None:
         if (

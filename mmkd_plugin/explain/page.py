@@ -556,6 +556,10 @@ def _protocol_html(explanation: Explanation) -> str:
         (f'<code>{html.escape(str(key))}</code>', html.escape(_plain(value)))
         for key, value in explanation.protocol.items()
     )
+    protocol += _rows(
+        (html.escape(name), html.escape(_basis(network)))
+        for name, network in explanation.networks.items()
+    )
     notes = ''.join(
         f'<li>{html.escape(note)}</li>\n' for note in explanation.notes
     )
@@ -574,6 +578,32 @@ def _protocol_html(explanation: Explanation) -> str:
             else '<p class="note">None.</p>\n'
         )
     )
+
+
+def _basis(network: NetworkResult) -> str:
+    """Tell what the figures of a network are from."""
+    parts = []
+    count = len(network.checkpoints)
+    if count:
+        more = '' if count == 1 else f' and {count - 1} before it'
+        parts.append(f'{network.checkpoints[-1]}{more}')
+    if network.feature_length is not None:
+        parts.append(f'a feature of {network.feature_length:,} numbers')
+    if network.probes is not None:
+        exact = network.probes == network.feature_length
+        parts.append(
+            'all directions, which is exact'
+            if exact
+            else f'{network.probes} directions'
+        )
+    if network.granularity is not None:
+        tensors = len(network.parameters)
+        parts.append(
+            f'weight distance from {network.granularity} to '
+            f'{network.granularity}, over {tensors} parameter'
+            + ('' if tensors == 1 else 's')
+        )
+    return '; '.join(parts) or '-'
 
 
 def _dropped_html(explanation: Explanation) -> str:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Optional, Union
 
 import torch
@@ -16,7 +16,7 @@ from mmkd_plugin.utils.checks import (
     nearest,
 )
 
-from .cell_energy import FeatureFn, cell_energy
+from .cell_energy import FeatureFn, cell_energy, default_probes
 from .cell_entropy import (
     CellEntropy,
     entropy_converged,
@@ -111,9 +111,21 @@ class Protocol:
         check_count('seed', self.seed, least=0)
         if self.probes is not None:
             check_count('probes', self.probes)
-        if len(self.grid) != 2:
+        if (
+            not isinstance(self.grid, Sequence)
+            or len(self.grid) != 2
+            or any(type(cells) is not int or cells < 1 for cells in self.grid)
+        ):
             raise ValueError(
-                f'grid must be rows and columns, but got {self.grid!r}'
+                f'grid must be two positive integers, rows and columns, but '
+                f'got {self.grid!r}'
+            )
+        if self.data_idx is not None and (
+            type(self.data_idx) not in (int, str)
+        ):
+            raise ValueError(
+                f'data_idx must be an integer, a key or None, but got '
+                f'{self.data_idx!r}'
             )
         known = self._defaults()
         for name in self.constants:
@@ -149,7 +161,7 @@ class Protocol:
             )
         options = dict(options)
         options['constants'] = dict(options.get('constants') or {})
-        if 'grid' in options:
+        if isinstance(options.get('grid'), list):
             options['grid'] = tuple(options['grid'])
         return cls(**options)
 
@@ -174,6 +186,45 @@ class Protocol:
         if self.method == 'sgd':
             del values['probes']
         return values
+
+    def num_probes(self, feature_length: int) -> Optional[int]:
+        """Tell from how many directions the energies are computed.
+
+        Args:
+            feature_length (int): Numbers in the feature of an image.
+
+        Returns:
+            int or None: The number; as many as there are numbers is exact.
+            None where no directions are used.
+        """
+        if self.method == 'sgd':
+            return None
+        return default_probes(feature_length, self.probes)
+
+    def check(
+        self, feature_fn: FeatureFn, images: Tensor, memory: int
+    ) -> None:
+        """Try all options on one image, with as little work as possible.
+
+        Args:
+            feature_fn (Callable): Normalised images in, features out.
+            images (Tensor): Normalised images, shape ``(N, C, H, W)``.
+            memory (int): Budget in bytes, see :func:`cell_energy`.
+
+        Raises:
+            ValueError: As :meth:`entropy`, but for what depends on the
+                weights.
+        """
+        quick = replace(self, probes=1)
+        if self.method == 'sgd':
+            few = dict(samples=2, iterations=1, extra_iterations=0)
+            constants = {**self.constants, **few}
+            # What is left out is checked as well.
+            known = inspect.signature(entropy_flow).parameters
+            given = {k: v for k, v in self.constants.items() if k in known}
+            entropy_flow(torch.ones(1, 1, 1), **given)
+            quick = replace(self, constants=constants)
+        quick.entropy(feature_fn, images[:1], memory)
 
     def entropy(
         self, feature_fn: FeatureFn, images: Tensor, memory: int

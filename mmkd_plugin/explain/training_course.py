@@ -1,6 +1,8 @@
 """The course of a training, as WeightDistanceHook and SnapshotHook left it."""
 
 import json
+import os
+import pickle
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -34,7 +36,9 @@ class TrainingCourse:
         parameters (list[str]): Names of the parameters that are measured.
         accuracy (float, optional): Top-1 in percent of the last validation,
             where there is a report.
-        teacher_accuracy (float, optional): That of the teacher, likewise.
+        teacher_ckpt (str, optional): The checkpoint that was distilled from,
+            likewise.
+        teacher_accuracy (float, optional): Its accuracy, as measured then.
         notes (list[str]): What is odd about the course.
     """
 
@@ -44,6 +48,7 @@ class TrainingCourse:
     granularity: str
     parameters: list[str]
     accuracy: Optional[float] = None
+    teacher_ckpt: Optional[str] = None
     teacher_accuracy: Optional[float] = None
     notes: list[str] = field(default_factory=list)
 
@@ -124,16 +129,18 @@ def read_course(folders: Sequence[Union[str, Path]]) -> TrainingCourse:
             )
         offset += max(phase.path_lengths)
         travelled += phase.path_lengths[max(phase.path_lengths)]
-    accuracies = [_accuracy(phase.report, 'student') for phase in phases]
-    teachers = [_accuracy(phase.report, 'teacher') for phase in phases]
+        notes += _about_accuracy(phase)
+    distilled = [p.report for p in phases if _accuracy(p.report, 'teacher')]
+    teacher = distilled[0] if distilled else None
     return TrainingCourse(
         epochs=epochs,
         checkpoints=checkpoints,
         distances=distances,
         granularity=first.granularity,
         parameters=first.parameters,
-        accuracy=accuracies[-1],
-        teacher_accuracy=next((x for x in teachers if x is not None), None),
+        accuracy=_accuracy(phases[-1].report, 'student'),
+        teacher_ckpt=_teacher_ckpt(teacher),
+        teacher_accuracy=_accuracy(teacher, 'teacher'),
         notes=notes,
     )
 
@@ -176,7 +183,7 @@ def _read_phase(folder: Path) -> _Phase:
                 f'{path} is of an epoch that {distance_file} does not have '
                 f'(it ends at {max(path_lengths)}): is it of another run?'
             )
-        meta = read_checkpoint(str(path)).get('meta', {})
+        meta = _read_meta(path)
         if meta.get('iter', iterations[epoch]) != iterations[epoch]:
             raise ValueError(
                 f'{path} was saved after {meta["iter"]} iterations, but '
@@ -218,6 +225,19 @@ def checkpoint_accuracy(checkpoint: Union[str, Path]) -> Optional[float]:
     if report is None or checkpoint.stem != f'epoch_{report["epochs"]}':
         return None
     return _accuracy(report, 'student')
+
+
+def _read_meta(path: Path) -> dict:
+    # Mapped, since the weights are not needed yet.
+    try:
+        checkpoint = torch.load(
+            path, map_location='cpu', mmap=True, weights_only=True
+        )
+        return checkpoint['meta']
+    except (KeyError, RuntimeError, TypeError, pickle.UnpicklingError) as e:
+        raise ValueError(
+            f'{path} is not what SnapshotHook writes: {str(e).splitlines()[0]}'
+        ) from e
 
 
 def _snapshots(folder: Path) -> dict[int, Path]:
@@ -265,6 +285,38 @@ def different_weights(first: Path, second: Path) -> list[str]:
             or not torch.equal(one[name], other[name])
         )
     ]
+
+
+def _teacher_ckpt(report: Optional[dict]) -> Optional[str]:
+    pattern = r'teacher_ckpt=([\'"])(.*?)\1'
+    match = re.search(pattern, (report or {}).get('config', ''))
+    return match and match[2]
+
+
+def is_same_file(first: Union[str, Path], second: Union[str, Path]) -> bool:
+    """Tell whether two paths lead to the same place."""
+    return os.path.realpath(first) == os.path.realpath(second)
+
+
+def _about_accuracy(phase: _Phase) -> list[str]:
+    """Say where the accuracy is not that of the last checkpoint."""
+    report = phase.report
+    if _accuracy(report, 'student') is None:
+        return []
+    notes = []
+    last = max(phase.snapshots)
+    measured = report['curves'][f'val/{report["metric"]}']['epoch'][-1]
+    if measured != last:
+        notes.append(
+            f'the accuracy of {phase.folder} was measured after epoch '
+            f'{measured}, its last checkpoint is of epoch {last}.'
+        )
+    if "'EMAHook'" in report['config']:
+        notes.append(
+            f'{phase.folder} has averaged weights (EMAHook): the accuracy is '
+            f'theirs, the points are those of the weights that were trained.'
+        )
+    return notes
 
 
 def _accuracy(report: Optional[dict], which: str) -> Optional[float]:

@@ -1,7 +1,10 @@
 """Which distributions provide mmengine, mmcv and mmpretrain."""
 
+import contextlib
+import importlib
 import importlib.metadata
 import importlib.util
+import io
 import warnings
 
 ENGINES = ('mmengine', 'mmcv', 'mmpretrain')
@@ -46,3 +49,14 @@ def check_host() -> None:
                 f'again. {INSTALL_HINT}',
                 stacklevel=3,
             )
+
+
+def import_silently(name: str) -> None:
+    """Import a module that has something to say on the standard output.
+
+    Args:
+        name (str): Its name. ``mmpretrain.datasets`` prints a remark for
+            debugging, which would get into what a program prints.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        importlib.import_module(name)

@@ -107,6 +107,10 @@ def test_all_that_is_missing_and_how_it_is_made(tmp_path):
     assert f'{runs["b"]}: there is no such work directory' in text
     assert f'{SCRIPT} --train' in text
     assert [x['config'] for x in experiment.unfinished()] == ['t.py', 's.py']
+    # Given on the command line: nothing to train for it.
+    experiment.teacher_ckpt = 'other.pth'
+    assert [x['config'] for x in experiment.unfinished()] == ['s.py']
+    experiment.teacher_ckpt = f'{runs["t"]}/epoch_1.pth'
     (tmp_path / 't').mkdir()
     (tmp_path / 't' / 'epoch_1.pth').touch()
     assert [x['config'] for x in experiment.unfinished()] == ['s.py']

@@ -4,6 +4,7 @@ import copy
 import csv
 import io
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from mmkd_plugin.explain import (
     read_course,
     stability,
 )
+from mmkd_plugin.explain.explain_networks import check_networks
 
 NUM = 6
 PROTOCOL = Protocol(layer='backbone.layer1', grid=(4, 4), b=0.05)
@@ -99,7 +101,8 @@ def test_against_a_plain_loop(courses, teacher):
             continue
         course = courses[name]
         assert network.epochs == course.epochs
-        speed = learning_speed(points.n_fg, torch.tensor(course.distances))
+        distances = torch.tensor(course.distances, dtype=torch.float64)
+        speed = learning_speed(points.n_fg, distances)
         assert torch.equal(network.speed.m_hat, speed.m_hat)
         assert network.speed.d_mean == speed.d_mean
         stable = stability(points.foreground_points)
@@ -139,6 +142,51 @@ def test_all_figures_are_written(courses, teacher):
         )
         assert 'teacher_n_bg' in row and 'teacher_rho' not in row
     assert rows[5]['label'] == ''
+
+
+def test_what_the_figures_depend_on_is_told(courses, teacher):
+    found = explain_networks(
+        images(), PROTOCOL, **courses, model=MODEL, teacher=teacher
+    ).as_dict()
+    student = found['networks']['student']
+    assert student['granularity'] == 'step'
+    assert student['parameters'] == ['backbone.conv1.weight']
+    assert [x.rsplit('/', 1)[1] for x in student['checkpoints']] == [
+        'epoch_0.pth',
+        'epoch_3.pth',
+        'epoch_50.pth',
+    ]
+    assert found['networks']['teacher']['checkpoints'] == [str(teacher)]
+    # 4 channels of 8x8: exact.
+    assert student['feature_length'] == student['probes'] == 256
+    # In float64, as the distances themselves.
+    reached = student['per_image']['distance']
+    assert {*reached} <= {*student['distances']}
+
+
+def test_accuracy_is_that_of_this_teacher(courses, teacher):
+    def told(**changes):
+        course = replace(courses['student'], **changes)
+        found = explain_networks(
+            images(), PROTOCOL, student=course, model=MODEL, teacher=teacher
+        )
+        return found.networks['teacher'].accuracy
+
+    assert told(teacher_ckpt=str(teacher), teacher_accuracy=93.0) == 93.0
+    assert told(teacher_ckpt='other.pth', teacher_accuracy=93.0) is None
+
+
+def test_faults_are_found_before_the_work():
+    common = dict(model=MODEL, teacher_model=MODEL)
+    check_networks(images(), PROTOCOL, **common)
+    unknown = Protocol(layer='backbone.layer1', teacher_layer='layer1')
+    with pytest.raises(ValueError, match=r'teacher: .*nearest: backbone.l'):
+        check_networks(images(), replace(unknown, grid=(4, 4)), **common)
+    with pytest.raises(ValueError, match=r'student: .*16 rows do not divide'):
+        check_networks(images(), unknown, **common)
+    wrong = replace(PROTOCOL, constants=dict(lam=-1.0))
+    with pytest.raises(ValueError, match='student: lam must be'):
+        check_networks(images(), wrong, **common)
 
 
 def test_images_without_foreground_or_background_are_named(courses):

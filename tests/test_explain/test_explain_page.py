@@ -233,6 +233,25 @@ def test_equal_networks_decide_nothing():
     assert 'hypotheses of the paper, 3 cannot be judged.' in answer_of(page)
 
 
+def test_page_tells_what_the_figures_are_from():
+    given = explanation()
+    student = replace(
+        given.networks['student'],
+        checkpoints=['run/epoch_0.pth', 'run/epoch_5.pth'],
+        granularity='step',
+        parameters=['a', 'b'],
+        feature_length=4096,
+        probes=64,
+    )
+    page = render(
+        replace(given, networks={**given.networks, 'student': student})
+    )
+    assert (
+        'run/epoch_5.pth and 1 before it; a feature of 4,096 numbers; 64 '
+        'directions; weight distance from step to step, over 2 parameters'
+    ) in page
+
+
 def verdicts_of(explained):
     return [row[2] for row in read(render(explained)).tables[0][1:]]
 

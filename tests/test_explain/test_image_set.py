@@ -36,6 +36,14 @@ def test_images_masks_and_names():
     assert found.labels == [3, None, None]
 
 
+def test_files_of_one_name_are_told_apart():
+    files = ['/data/x/a/0.png', '/data/x/b/0.png', '/data/x/b/c/0.png']
+    found = load_images([item(0, mask(), img_path=file) for file in files])
+    assert found.names == ['a/0.png', 'b/0.png', 'b/c/0.png']
+    found = load_images([item(0, mask(), img_path='0.png')])
+    assert found.names == ['0.png']
+
+
 def test_some_are_drawn_in_the_order_of_the_set():
     dataset = [item(i, mask()) for i in range(20)]
     drawn = load_images(dataset, 6).images[:, 0, 0, 0].tolist()

@@ -71,6 +71,34 @@ def test_all_that_matters_is_told():
     assert 'probes' not in sgd and sgd['constants']['samples'] == 96
 
 
+def test_number_of_probes():
+    protocol = Protocol(layer='x')
+    assert protocol.num_probes(200) == 200
+    assert protocol.num_probes(5000) == 64
+    assert Protocol(layer='x', probes=9).num_probes(5000) == 9
+    assert Protocol(layer='x', method='sgd').num_probes(5000) is None
+
+
+@pytest.mark.parametrize('method', ['flow', 'sgd', 'converged'])
+def test_check_finds_wrong_constants_with_little_work(method):
+    passes = []
+
+    def counted(images):
+        passes.append(len(images))
+        return feature(images)
+
+    common = dict(layer='x', grid=(2, 2), method=method)
+    Protocol(**common).check(counted, IMAGES, 1 << 24)
+    assert len(passes) < 10
+    for constants in (dict(lam=-1.0), dict(sigma_min=2.0)):
+        wrong = Protocol(**common, constants=constants)
+        with pytest.raises(ValueError, match='must be'):
+            wrong.check(counted, IMAGES, 1 << 24)
+    uneven = Protocol(layer='x', grid=(3, 2), method=method)
+    with pytest.raises(ValueError, match='3 rows do not divide'):
+        uneven.check(counted, IMAGES, 1 << 24)
+
+
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
@@ -79,7 +107,9 @@ def test_all_that_matters_is_told():
         (dict(layer=''), 'layer must be the path'),
         (dict(layer='x', method='adam'), "method must be one of .*'adam'"),
         (dict(layer='x', reference='mean'), 'reference must be one of'),
-        (dict(layer='x', grid=[4]), 'grid must be rows and columns'),
+        (dict(layer='x', grid=[4]), 'grid must be two positive integers'),
+        (dict(layer='x', grid=4), 'grid must be two positive .* got 4'),
+        (dict(layer='x', data_idx=0.5), 'data_idx must be'),
         (dict(layer='x', b=-1), 'b must be'),
         (dict(layer='x', probes=0), 'probes must be'),
         (

@@ -79,11 +79,15 @@ def test_accuracy_of_student_and_teacher(tmp_path):
             dict(iteration=2, epoch=2, metrics={'accuracy/top1': 40.0}),
         ],
         teacher=dict(metrics={'accuracy/top1': 90.0}),
+        config="model = dict(teacher_ckpt='some/teacher.pth', x=1)",
     )
     (run / 'report').mkdir()
     (run / 'report' / 'report.json').write_text(json.dumps(report))
     course = read_course([run])
     assert (course.accuracy, course.teacher_accuracy) == (40.0, 90.0)
+    assert course.teacher_ckpt == 'some/teacher.pth'
+    (note,) = course.notes
+    assert 'after epoch 2, its last checkpoint is of epoch 0' in note
     # The report is about the last checkpoint.
     report['epochs'] = 2
     (run / 'report' / 'report.json').write_text(json.dumps(report))

@@ -1,6 +1,7 @@
 """End-to-end tests of tools/explain.py, as a user runs it."""
 
 import csv
+import importlib.util
 import json
 import os
 import re
@@ -8,8 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from browser import dumped_dom, find_browser, screenshot
+
+from mmkd_plugin.explain.pictures import colour_bar
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / 'configs' / 'demo'
@@ -35,7 +39,16 @@ def run_tool(*args, cwd=ROOT):
 
 
 @pytest.fixture(scope='module')
-def experiment(tmp_path_factory):
+def tool():
+    path = ROOT / 'tools' / 'explain.py'
+    spec = importlib.util.spec_from_file_location('explain_tool', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope='module')
+def experiment(tmp_path_factory, tool):
     """A folder with the demo's configs made smaller, and its runs."""
     folder = tmp_path_factory.mktemp('kp')
     runs = {
@@ -75,17 +88,16 @@ def experiment(tmp_path_factory):
         f'    baseline={runs["baseline"]!r}, num_images=6,\n'
         f'    trainings={trainings!r})\n'
     )
-    early = run_tool(config, cwd=folder)
+    with pytest.raises(SystemExit) as early:
+        tool.main([str(config)])
     done = run_tool(config, '--train', '--out', folder / 'out', cwd=folder)
-    return folder, config, early, done
+    return folder, config, str(early.value), done
 
 
 def test_without_runs_it_says_how_to_make_them(experiment):
     _, config, early, _ = experiment
-    assert early.returncode != 0
-    assert 'Traceback' not in early.stderr
-    assert early.stderr.count('make it with: python tools/train.py') == 4
-    assert f'tools/explain.py {config} --train' in early.stderr
+    assert early.count('make it with: python tools/train.py') == 4
+    assert f'tools/explain.py {config} --train' in early
 
 
 def test_train_and_explain(experiment):
@@ -117,35 +129,54 @@ def test_train_and_explain(experiment):
     )
 
 
-def test_runs_and_images_from_the_command_line(experiment):
+def test_runs_and_images_from_the_command_line(experiment, tool):
     folder, config, _, done = experiment
     assert done.returncode == 0
-    again = run_tool(
+    arguments = [
         config,
         *('--student', folder / 'student'),
         *('--baseline', folder / 'baseline'),
         *('--teacher', folder / 'teacher' / 'epoch_1.pth'),
         *('--images', 'val', '--num-images', 3, '--out', folder / 'again'),
-        cwd=folder,
-    )
-    assert again.returncode == 0, again.stderr[-3000:]
+    ]
+    tool.main(list(map(str, arguments)))
     found = json.loads((folder / 'again' / 'explanation.json').read_text())
     assert found['image_set'] == 'val' and found['num_images'] == 3
-    assert found['networks']['student']['epochs'] == [0, 1, 2]
+    networks = found['networks']
+    assert networks['student']['epochs'] == [0, 1, 2]
+    # The accuracy that is known is that of another epoch's weights.
+    assert networks['teacher']['accuracy'] is None
+    first = json.loads((folder / 'out' / 'explanation.json').read_text())
+    assert first['networks']['teacher']['accuracy'] is not None
 
 
-def test_mistakes_are_one_message(experiment):
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (
+            ['--cfg-options', 'explain.protocol.layer=backbone.layer9'],
+            "no module 'backbone.layer9'; nearest: backbone.layer",
+        ),
+        (
+            ['--cfg-options', 'explain.protocol.constants.lam=-1'],
+            'lam must be a finite number and > 0, but got -1',
+        ),
+        (
+            ['--cfg-options', 'layer=backbone.layer2'],
+            'only what is under `explain` is read',
+        ),
+        (['--examples', '-1'], '--examples must be'),
+        (['--device', 'gpu'], '--device gpu: '),
+    ],
+)
+def test_mistakes_are_told_first(experiment, tool, options, message, capsys):
     folder, config, _, _ = experiment
-    failed = run_tool(
-        config,
-        *('--cfg-options', 'explain.protocol.layer=backbone.layer9'),
-        cwd=folder,
-    )
-    assert failed.returncode != 0
-    assert 'Traceback' not in failed.stderr
-    assert "no module 'backbone.layer9'; nearest: backbone.layer" in (
-        failed.stderr
-    )
+    with pytest.raises(SystemExit) as stopped:
+        tool.main([str(config), *options, '--out', str(folder / 'wrong')])
+    assert message in str(stopped.value)
+    # Before any network is asked.
+    assert 'epoch 0' not in capsys.readouterr().out
+    assert not (folder / 'wrong').exists()
 
 
 @pytest.mark.skipif(find_browser() is None, reason='no Chromium is installed')
@@ -161,6 +192,14 @@ def test_page_in_a_browser(experiment, tmp_path):
             rf'<tr[^>]*>(?:(?!</tr>).)*{name}(?:(?!</tr>).)*</tr>', dom, re.S
         ).group()
         assert f'{found["networks"][name]["n_fg"][-1]:.1f}' in row
+    # Six images, three maps for each, and the colour bar.
+    assert dom.count('<img') == 6 * 4 + 1
     picture = screenshot(page, tmp_path / 'page.png', (1100, 2400))
-    # More than text and lines: the images and maps have many colours.
-    assert len({tuple(x) for x in picture[::4, ::4].reshape(-1, 3)}) > 200
+    # Cells of the maps are painted in the colours of the bar, over grey.
+    bar = colour_bar().reshape(-1, 3).astype(int)
+    entropy = np.load(folder / 'out' / 'entropy.npz')['teacher']
+    assert np.ptp(entropy) > 0.1
+    shot = picture.reshape(-1, 3).astype(int)
+    shot = shot[np.ptp(shot, axis=1) > 40]
+    near = np.abs(shot[::20, None] - bar[None, ::8]).max(-1).min(1)
+    assert (near < 50).sum() * 20 > 100_000

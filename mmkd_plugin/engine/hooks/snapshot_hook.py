@@ -30,7 +30,9 @@ class SnapshotHook(Hook):
     training, as ``dict(state_dict, meta)``: the student's weights under its
     own names, where there is a student, else those of the model. The files
     are written whole or not at all, and stay whatever ``CheckpointHook``
-    deletes. With ``EMAHook`` they hold the trained weights, not the averages.
+    deletes. Those that another run left in the folder, or this one after the
+    checkpoint that it is resumed from, are moved to ``snapshots/before_N``.
+    With ``EMAHook`` they hold the trained weights, not the averages.
 
     Reference:
         Cheng et al., Explaining Knowledge Distillation by Quantifying the
@@ -76,14 +78,13 @@ class SnapshotHook(Hook):
         later = [
             path.name
             for path in sorted(_folder(runner).glob('epoch_*.pth'))
-            if _epoch(path) > runner.epoch
-            or (runner.iter == 0 and _epoch(path) == 0)
+            if _epoch(path) > runner.epoch or runner.iter == 0
         ]
         if later:
+            aside = _put_aside(_folder(runner), later)
             runner.logger.warning(
-                f'{_folder(runner)} has snapshots of another run, or of '
-                f'later epochs: {", ".join(later)}. They stay until this run '
-                f'writes its own of the same epoch'
+                f'{_folder(runner)} had snapshots of another run, or of '
+                f'later epochs: {", ".join(later)}. They are in {aside} now'
             )
         if runner.iter == 0 and 0 in self.epochs:
             self._save(runner, 0)
@@ -122,6 +123,18 @@ class SnapshotHook(Hook):
 
 def _folder(runner: Runner) -> Path:
     return Path(runner.work_dir) / 'snapshots'
+
+
+def _put_aside(folder: Path, names: Sequence[str]) -> Path:
+    """Move files into a new folder beside them."""
+    number = 1
+    while (folder / f'before_{number}').exists():
+        number += 1
+    aside = folder / f'before_{number}'
+    aside.mkdir()
+    for name in names:
+        (folder / name).rename(aside / name)
+    return aside
 
 
 def _epoch(path: Path) -> int:

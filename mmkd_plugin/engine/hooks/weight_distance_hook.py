@@ -168,11 +168,16 @@ class WeightDistanceHook(Hook):
             runner (Runner): The runner.
 
         Raises:
-            ValueError: If the run has no epochs, a name is unknown, all
-                weights are 0, or the checkpoint that is resumed lacks the
-                distance so far or has another one.
+            ValueError: If the run has no epochs or another hook of this
+                kind, a name is unknown, all weights are 0, or the checkpoint
+                that is resumed lacks the distance so far or has another one.
         """
         check_by_epoch(self, runner)
+        if sum(isinstance(x, WeightDistanceHook) for x in runner.hooks) > 1:
+            raise ValueError(
+                'a run can have one WeightDistanceHook only: two would write '
+                'the same file'
+            )
         self._chosen = self._choose(trained_network(runner))
         # Of the weights as they are now, not as a checkpoint holds them,
         # which may be averages.

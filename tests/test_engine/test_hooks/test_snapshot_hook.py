@@ -140,6 +140,12 @@ def test_warns_of_snapshots_of_another_run(tmp_path):
     runner = run(tmp_path, [hook], epochs=1, log_level='WARNING')
     (log,) = Path(runner.log_dir).glob('*.log')
     assert 'epoch_0.pth, epoch_2.pth, epoch_3.pth' in log.read_text()
+    # They do not get into the new course.
+    assert names(tmp_path) == ['before_1', 'epoch_0.pth', 'epoch_1.pth']
+    aside = tmp_path / 'snapshots' / 'before_1'
+    assert len(list(aside.iterdir())) == 3
+    run(tmp_path, [hook], epochs=1)
+    assert 'before_2' in names(tmp_path)
     # In a folder of its own there is nothing to say.
     runner = run(tmp_path / 'new', [hook], epochs=1, log_level='WARNING')
     (log,) = Path(runner.log_dir).glob('*.log')
@@ -159,8 +165,9 @@ def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
     torch.nn.init.ones_(model.weight)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, [SnapshotHook(epochs=[0])], model, epochs=1)
-    assert path.read_bytes() == before
-    assert names(tmp_path) == ['epoch_0.pth', 'epoch_1.pth']
+    # What was there before is whole, and there is no half a file.
+    assert (path.parent / 'before_1' / path.name).read_bytes() == before
+    assert names(tmp_path) == ['before_1']
 
 
 def test_run_by_iterations(tmp_path):

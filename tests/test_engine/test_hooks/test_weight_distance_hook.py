@@ -280,6 +280,12 @@ def test_half_a_name_does_not_match(tmp_path):
         run(tmp_path, hooks=[WeightDistanceHook(parameters=['weigh'])])
 
 
+def test_a_run_has_one_distance(tmp_path):
+    hooks = [WeightDistanceHook(), WeightDistanceHook(granularity='epoch')]
+    with pytest.raises(ValueError, match='one WeightDistanceHook only'):
+        run(tmp_path, hooks=hooks)
+
+
 def test_weights_of_zero(tmp_path):
     model = Terms()
     torch.nn.init.zeros_(model.weight)
