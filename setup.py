@@ -39,9 +39,12 @@ setup(
             'mmcv-lite>=2.1.0',
             'mmpretrain>=1.2.0',
         ],
+        # Outlines of COCO-style data.
+        'coco': ['pycocotools>=2.0.8'],
         'tests': [
             'pytest>=7',
             'ruff',
+            'pycocotools>=2.0.8',
             'scikit-learn>=1.0',
             'timm>=1.0',
             'onnx>=1.16',

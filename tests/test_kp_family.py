@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import json
 from pathlib import Path
 
 import mmpretrain
@@ -12,6 +13,7 @@ from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.optim import ExponentialLR, ReduceOnPlateauLR
 from mmengine.registry import HOOKS, MODELS, init_default_scope
+from mmengine.runner import Runner
 from PIL import Image
 from torch import nn
 
@@ -367,7 +369,10 @@ def test_networks_are_explained_on_what_they_were_trained_on(family, tmp_path):
     config = load(family)
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (100, 200, 3), dtype=np.uint8)
-    Image.fromarray(image).save(tmp_path / 'a.png')
+    # As a camera would have it that was held upright.
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(image).save(tmp_path / 'a.png', exif=exif)
     box = [80, 20, 140, 80]
     item = dict(
         img_path=str(tmp_path / 'a.png'),
@@ -409,3 +414,101 @@ def test_labels_are_those_of_the_classes():
         'Annotations/DET/train/ILSVRC2013_train',
         'Annotations/DET/val',
     )
+
+
+def make_birds(root, num=24, side=64):
+    """Make noise in the layout of CUB: four classes, some images to test."""
+    rng = np.random.default_rng(0)
+    numbers = range(1, num + 1)
+    names = [f'{i % 4 + 1:03}.Bird/bird_{i:04}.jpg' for i in numbers]
+    rows = dict(
+        images=names,
+        image_class_labels=[i % 4 + 1 for i in numbers],
+        train_test_split=[int(i <= num - 4) for i in numbers],
+        bounding_boxes=['16.0 8.0 32.0 40.0'] * num,
+    )
+    for name, values in rows.items():
+        lines = [f'{i} {value}\n' for i, value in enumerate(values, 1)]
+        (root / f'{name}.txt').write_text(''.join(lines))
+    outline = np.zeros((side, side), np.uint8)
+    outline[8:48, 16:48] = 255
+    for name in names:
+        pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+        mask = (root / 'segmentations' / name).with_suffix('.png')
+        for path, values in (
+            (root / 'images' / name, pixels),
+            (mask, outline),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(path)
+
+
+def test_first_phase_runs(tmp_path):
+    """As published, but for the size of things."""
+    data = tmp_path / 'data'
+    data.mkdir()
+    make_birds(data)
+    config = load('kp_r18_cub200_student').to_dict()
+    # Its text is written in many places, which takes longer than the run.
+    config = Config(config, format_python_code=False)
+    start = {}
+    for seed, network in enumerate(('teacher', 'student')):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = MODELS.build(config.model[network].to_dict())
+            model.init_weights()
+        start[network] = model.state_dict()
+        path = tmp_path / f'{network}.pth'
+        torch.save(dict(state_dict=start[network]), path)
+        config.model[f'{network}_ckpt'] = str(path)
+    config.work_dir = str(tmp_path / 'run')
+    config.log_level = 'ERROR'
+    config.train_cfg.max_epochs = 1
+    for split in ('train', 'val', 'test'):
+        loader = config[f'{split}_dataloader']
+        loader.update(batch_size=4, num_workers=0, persistent_workers=False)
+        loader.dataset.data_root = str(data)
+        (resize,) = (
+            step for step in loader.dataset.pipeline if step.type == 'Resize'
+        )
+        resize.scale = (64, 64)
+    assert missing_inputs(config) == []
+    runner = Runner.from_cfg(config)
+    runner.train()
+
+    assert runner.iter == 5
+    (scalars,) = tmp_path.glob('run/*/vis_data/scalars.json')
+    rows = [json.loads(line) for line in scalars.read_text().splitlines()]
+    losses = [row for row in rows if 'loss' in row]
+    assert losses
+    for row in losses:
+        assert 0 < row['loss'] < np.inf
+        # The features, and nothing else.
+        assert row['loss'] == pytest.approx(row['distill.loss_features'])
+        assert sum('loss' in key for key in row) == 2
+    snapshots = [
+        torch.load(tmp_path / 'run' / 'snapshots' / f'epoch_{epoch}.pth')
+        for epoch in (0, 1)
+    ]
+    before, after = (snapshot['state_dict'] for snapshot in snapshots)
+    assert before.keys() == after.keys() == start['student'].keys()
+    for name, value in before.items():
+        assert torch.equal(value, start['student'][name])
+        moved = not torch.equal(value, after[name])
+        assert moved == name.startswith('backbone.'), name
+    for name, value in runner.model.teacher.state_dict().items():
+        assert torch.equal(value, start['teacher'][name])
+
+    content = (tmp_path / 'run' / 'weight_distance.json').read_text()
+    path = json.loads(content)['epochs']
+    assert [(row['epoch'], row['iteration']) for row in path] == [
+        (0, 0),
+        (1, 5),
+    ]
+    names = [name for name, _ in runner.model.student.named_parameters()]
+    squares = sum(
+        (after[name] - before[name]).double().square().sum() for name in names
+    )
+    # Five steps are not shorter than the straight line.
+    assert path[0]['path_length'] == 0
+    assert path[1]['path_length'] > squares.sqrt().item() * (1 - 1e-6) > 0

@@ -1,6 +1,6 @@
-# Explaining distillation by its knowledge points, as in the released code of
-# Cheng et al., CVPR 2020 (https://arxiv.org/abs/2003.03622): schedule and what
-# all data have in common. Four trainings of one network, then the count:
+# Explaining distillation by its knowledge points, after Cheng et al., CVPR
+# 2020 (https://arxiv.org/abs/2003.03622): schedule and what all data have in
+# common. Four trainings of one network, then the count:
 #
 #   teacher     fine-tuned from ImageNet's weights
 #   baseline    from scratch, from labels
@@ -9,8 +9,9 @@
 #   classifier  the student's second phase: what comes after that layer, from
 #               labels
 #
-# 64 images a step, 150 epochs, learning rates that fall by equal factors to a
-# tenth; images are squeezed to 224x224 and not augmented.
+# As in the released code: 64 images a step, 150 epochs, learning rates that
+# fall by equal factors to a tenth, CUB not augmented. Ours: no augmentation of
+# other data either, and images squeezed to 224x224.
 _base_ = ['default_runtime.py']
 
 preprocessor = dict(
@@ -19,7 +20,8 @@ preprocessor = dict(
     std=[58.395, 57.12, 57.375],
     to_rgb=True,
 )
-load = dict(type='LoadImageFromFile')
+# Masks and boxes are in pixels of the stored image.
+load = dict(type='LoadImageFromFile', color_type='color_ignore_orientation')
 # Pillow averages over what it shrinks; OpenCV does not.
 resize = dict(type='Resize', scale=(224, 224), backend='pillow')
 pack = dict(type='PackInputs')
@@ -53,11 +55,15 @@ param_scheduler = [
     dict(type='ExponentialLR', by_epoch=True, gamma=0.1 ** (1 / 149))
 ]
 auto_scale_lr = dict(base_batch_size=64, enable=False)
-# No checkpoint is chosen by its accuracy on a test split.
+# No checkpoint is chosen by its accuracy; the last one counts.
 default_hooks = dict(checkpoint=dict(interval=10, save_best=None))
 
-# Of the second phase. Which figure the released code watches is not known;
-# here it is the accuracy on the validation set.
+# Of the second phase. Which figure the released code watches is not known.
+# Here it is the accuracy on the validation set, as the engine's scheduler sees
+# figures of validation alone, and that set is CUB's test split where the data
+# are CUB's: the student's accuracy there is then not one on unseen images. The
+# layer that is explained is frozen in this phase, so its points do not depend
+# on it.
 classifier_cfg = dict(max_epochs=100, val_interval=1)
 classifier_scheduler = [
     dict(

@@ -1,6 +1,8 @@
 # Knowledge points on ILSVRC-DET: every object, cut out with 1.5 times its box,
-# which is the foreground, as there are no outlines. The released code has 12
-# 'mammals', and which ones they are is not known: put yours into `classes`.
+# which is the foreground, as there are no outlines. The factor is derived from
+# the cells that the released code takes as foreground, the middle two thirds
+# of the crop, int(16 / 6) to int(16 * 5 / 6) of 16. It has 12 'mammals', and
+# which ones they are is not known: put yours into `classes`.
 _base_ = ['kp.py']
 
 # WordNet ids, such as ['n02084071', 'n02121808']; None means all that are

@@ -1,6 +1,6 @@
-# What distillation taught, on images of which it is known what matters: digits
-# on textures. Teacher, baseline and student are one network, and baseline and
-# student start from the same weights.
+# What distillation taught, on images of which it is known where the class is:
+# digits on textures. Teacher, baseline and student are one network, and
+# baseline and student start from the same weights.
 _base_ = ['../_base_/default_runtime.py']
 
 preprocessor = dict(

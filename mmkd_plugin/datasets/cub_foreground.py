@@ -7,6 +7,8 @@ from mmpretrain.datasets import CUB
 
 from mmkd_plugin.utils.checks import check_choice, check_number
 
+from .object_dataset import first_few
+
 FOREGROUNDS = ('segmentation', 'box')
 SPLITS = ('train', 'test')
 
@@ -90,7 +92,7 @@ class CUBForeground(CUB):
         if missing:
             raise FileNotFoundError(
                 f'{len(missing)} of {len(data_list)} images have no '
-                f'segmentation, first {", ".join(missing[:3])}. Unpack '
+                f'segmentation: {first_few(missing)}. Unpack '
                 "segmentations.tgz again, or take foreground='box'"
             )
         return data_list

@@ -1,4 +1,4 @@
-"""Digits on textures: images of which it is known what matters."""
+"""Digits on textures: images of which it is known where the class is."""
 
 import numpy as np
 from mmengine.registry import DATASETS
@@ -68,28 +68,22 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     return dark + field * (light - dark)
 
 
-def _grown(strokes: np.ndarray, margin: int) -> np.ndarray:
-    """Grow a bool mask by so many pixels in all eight directions."""
-    height, width = strokes.shape
-    padded = np.pad(strokes, margin)
-    grown = np.zeros_like(strokes)
-    for y in range(2 * margin + 1):
-        for x in range(2 * margin + 1):
-            grown |= padded[y : y + height, x : x + width]
-    return grown
-
-
 @DATASETS.register_module()
 class DemoScenes(ArrayImages):
     """Handwritten digits on textures that say nothing about them.
 
-    One digit of :class:`DemoDigits`, about half as high as the image, lies in
-    a random place on stripes, checks, smooth noise or blobs of two random
-    colours. Texture, place and brightness are drawn without knowledge of the
-    digit, and outside of its mask an image is the texture alone, hence what
-    a network reads there cannot help it. There is no download; the scenes are
+    One digit of :class:`DemoDigits` is painted into a square that is half as
+    high as the image and lies in a random place on stripes, checks, smooth
+    noise or blobs of two random colours. There is no download; the scenes are
     the same for the same options, and of two numbers of scenes the fewer are
     the first of the more.
+
+    The foreground is the whole square, with what is empty of ink in it: the
+    hole of a 0 tells a 0 from an 8. Texture, place and colours are drawn
+    without knowledge of the digit, so the pixels outside of the square would
+    be the same with any other digit: by themselves they say nothing about
+    the class. Beside the square they may be of use, as they show where it
+    lies and which texture is under the ink.
 
     Args:
         split (str): ``'train'``, ``'val'`` or ``'test'``, whose digits are
@@ -97,13 +91,11 @@ class DemoScenes(ArrayImages):
             take one. Defaults to ``'train'``.
         num_images (int): Number of scenes. Defaults to 4000.
         size (int): Height and width, pixels. Defaults to 32.
-        margin (int): By how many pixels ``masks`` are wider than the strokes
-            on all sides. Defaults to 1.
         seed (int): Seed. Defaults to 0.
 
     Attributes:
-        masks (np.ndarray): What there is to be recognised, strokes and
-            margin, bool, shape ``(N, size, size)``.
+        masks (np.ndarray): The squares into which the digits are painted,
+            ``size // 2`` high and wide, bool, shape ``(N, size, size)``.
 
     Raises:
         ImportError: If scikit-learn is not installed.
@@ -116,13 +108,11 @@ class DemoScenes(ArrayImages):
         *,
         num_images: int = 4000,
         size: int = 32,
-        margin: int = 1,
         seed: int = 0,
     ) -> None:
         check_choice('split', split, SPLITS)
         check_count('num_images', num_images)
         check_count('size', size, least=16)
-        check_count('margin', margin, least=0)
         check_count('seed', seed, least=0)
         digits = DemoDigits(split, size=size // 2)
         # Two generators: the scenery does not know the digit.
@@ -135,18 +125,16 @@ class DemoScenes(ArrayImages):
             [choice.permutation(len(digits)) for _ in range(rounds)]
         )[:num_images]
         images = np.empty((num_images, size, size, 3), dtype=np.uint8)
-        self.masks = np.empty((num_images, size, size), dtype=bool)
+        self.masks = np.zeros((num_images, size, size), dtype=bool)
         for i, digit in enumerate(digits.images[chosen, ..., 0]):
             image = _background(scenery, size)
             y, x = scenery.integers(0, size - len(digit) + 1, 2)
             colour = scenery.uniform(0.8, 1) * scenery.uniform(0.9, 1, 3)
-            ink = np.zeros((size, size))
-            ink[y : y + len(digit), x : x + len(digit)] = np.where(
-                digit < _FAINTEST, 0, digit / 255
-            )
-            image += ink[..., None] * (colour - image)
+            ink = np.where(digit < _FAINTEST, 0, digit / 255)[..., None]
+            square = slice(y, y + len(digit)), slice(x, x + len(digit))
+            image[square] += ink * (colour - image[square])
             images[i] = np.round(255 * image)
-            self.masks[i] = _grown(ink > 0, margin)
+            self.masks[i][square] = True
         super().__init__(
             images, digits.labels[chosen], digits.metainfo['classes']
         )

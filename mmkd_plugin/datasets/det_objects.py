@@ -18,11 +18,12 @@ class DETObjects(ObjectDataset):
 
     Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge,
     IJCV 2015, https://www.image-net.org/challenges/LSVRC. An entry is an
-    object, see :class:`ObjectDataset`; its foreground is its box. With
-    ``CropObject(scale=1.5)`` the box covers about the cells that the released
-    code of the knowledge points takes as foreground. That code uses a subset
-    of 12 'mammals', and which ones they are is not known here: ``classes``
-    must name them.
+    object, see :class:`ObjectDataset`; its foreground is its box. The
+    released code of the knowledge points takes fixed cells of its crops as
+    the foreground, ``int(16 / 6)`` to ``int(16 * 5 / 6)`` of 16; that the
+    crops have about 1.5 times the box, as with ``CropObject(scale=1.5)``, is
+    derived from these. The code uses a subset of 12 'mammals', and which ones
+    they are is not known here: ``classes`` must name them.
 
     Boxes are taken as counting from 0 and including both ends, so half open
     they are ``xmin, ymin, xmax + 1, ymax + 1``. Both ends are included in the

@@ -13,6 +13,7 @@ from mmpretrain.datasets.custom import find_folders, get_samples
 from mmkd_plugin.utils.checks import check_number
 
 from .boxes_table import read_boxes_table
+from .object_dataset import first_few
 
 # Those that mmpretrain's CustomDataset takes for images.
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
@@ -42,6 +43,10 @@ class FolderWithMasks(BaseDataset):
     :func:`read_boxes_table`. Its files are relative to ``img_dir``, and its
     classes, where it has them, are taken rather than the subfolders.
 
+    Masks and boxes are in pixels of the images as stored. Photographs may
+    have an EXIF orientation, by which ``LoadImageFromFile`` would turn them:
+    load them with ``color_type='color_ignore_orientation'``.
+
     Entries have ``foreground`` for :class:`LoadForeground`. With boxes they
     have ``object_box``, which encloses all boxes of the image, for
     :class:`CropObject`; with masks that finds the box in the loaded mask.
@@ -53,9 +58,11 @@ class FolderWithMasks(BaseDataset):
             ``'masks'``.
         values (Sequence[int], optional): Pixels of a mask that have one of
             these values are foreground. Defaults to None, which means those
-            ``> above``.
-        above (float): See ``values``. Masks in JPEG files are not exact: 127
-            fits these better. Defaults to 0.
+            ``> above``. Masks in VOC's style have their border, value 255, in
+            the foreground unless ``values`` names the others.
+        above (float, optional): See ``values``. Defaults to None, which means
+            0, but an error for masks in JPEG files: compression leaves faint
+            traces around their objects, which 127 leaves out.
         mask_suffix (str, optional): What follows the stem of the image in the
             name of its mask, as ``'.png'`` or ``'_seg.png'``. Defaults to
             None, which means any of .png, .bmp, .tif, .gif and .jpg.
@@ -70,9 +77,11 @@ class FolderWithMasks(BaseDataset):
     Raises:
         FileNotFoundError: If a folder or the table is missing.
         ValueError: If an option is wrong, if there is no image, if images
-            have no mask or box, or more than one mask, if they lie beside
-            class folders, if the classes cannot be told, or if the table is
-            malformed. Masks and boxes without an image are only a warning.
+            have no mask or box, or more than one mask, if masks are JPEG
+            files and neither ``above`` nor ``values`` is given, if images lie
+            beside class folders, if the classes cannot be told, or if the
+            table is malformed. Masks and boxes without an image are only a
+            warning.
     """
 
     def __init__(
@@ -82,13 +91,14 @@ class FolderWithMasks(BaseDataset):
         mask_dir: str = 'masks',
         *,
         values: Optional[Sequence[int]] = None,
-        above: float = 0,
+        above: Optional[float] = None,
         mask_suffix: Optional[str] = None,
         boxes_file: Optional[str] = None,
         classes: Optional[str | Sequence[str]] = None,
         **kwargs,
     ) -> None:
-        check_number('above', above, least=0)
+        if above is not None:
+            check_number('above', above, least=0)
         if values is not None:
             if (
                 not isinstance(values, (list, tuple))
@@ -98,7 +108,7 @@ class FolderWithMasks(BaseDataset):
                 raise ValueError(
                     f'values must be a list of integers, but got {values!r}'
                 )
-            if above:
+            if above is not None:
                 raise ValueError(
                     'values and above exclude each other, but got '
                     f'{values!r} and {above!r}'
@@ -188,14 +198,14 @@ class FolderWithMasks(BaseDataset):
         if loose:
             raise ValueError(
                 f'{len(loose)} of {len(names)} images lie beside the class '
-                f'folders ({_first(folders)}) in {self.img_prefix}, not in '
-                f'one: {_first(loose)}'
+                f'folders ({first_few(folders)}) in {self.img_prefix}, not in '
+                f'one: {first_few(loose)}'
             )
         if self.CLASSES is not None and len(self.CLASSES) != len(folders):
             raise ValueError(
                 f'classes has {len(self.CLASSES)} names, but '
                 f'{self.img_prefix} has {len(folders)} subfolders: '
-                f'{_first(folders)}'
+                f'{first_few(folders)}'
             )
 
     def _with_masks(self, names: list[str]) -> list[dict]:
@@ -211,18 +221,27 @@ class FolderWithMasks(BaseDataset):
                 continue
             used.add(mask)
             foreground = dict(mask_path=os.path.join(self.mask_dir, mask))
-            if self.values is None:
-                foreground['above'] = self.above
-            else:
+            if self.values is not None:
                 foreground['values'] = list(self.values)
+            elif self.above is not None:
+                foreground['above'] = self.above
             infos.append(self._entry(name, foreground))
         if missing:
             raise ValueError(
                 f'{len(missing)} of {len(names)} images in {self.img_prefix} '
-                f'have no mask in {self.mask_dir}: {_first(missing)}. A mask '
-                'has the same relative path and ends in '
+                f'have no mask in {self.mask_dir}: {first_few(missing)}. '
+                'A mask has the same relative path and ends in '
                 f'{", ".join(self.mask_suffixes)}, perhaps with _mask before '
                 'it'
+            )
+        lossy = sorted(
+            mask for mask in used if mask.lower().endswith(('.jpg', '.jpeg'))
+        )
+        if lossy and self.values is None and self.above is None:
+            raise ValueError(
+                f'{len(lossy)} of {len(used)} masks in {self.mask_dir} are '
+                f'JPEG files, which are not exact: {first_few(lossy)}. Say '
+                'which values count: above=127 where they are black and white'
             )
         _warn_unused('mask', set(there.values()) - used)
         return infos
@@ -237,7 +256,7 @@ class FolderWithMasks(BaseDataset):
             ]
             if len(found) > 1:
                 raise ValueError(
-                    f'the image {name} has the masks {_first(found)} in '
+                    f'the image {name} has the masks {first_few(found)} in '
                     f'{self.mask_dir}: choose one kind by mask_suffix'
                 )
             if found:
@@ -256,7 +275,7 @@ class FolderWithMasks(BaseDataset):
         if missing:
             raise ValueError(
                 f'{len(missing)} of {len(names)} images in {self.img_prefix} '
-                f'have no box in {self.boxes_file}: {_first(missing)}'
+                f'have no box in {self.boxes_file}: {first_few(missing)}'
             )
         _warn_unused('box', boxes.keys() - set(names))
         infos = []
@@ -289,16 +308,11 @@ def _plain_suffix(name: str) -> str:
     return stem + dot + suffix.lower()
 
 
-def _first(names: Sequence[str], count: int = 5) -> str:
-    rest = f' and {len(names) - count} more' if len(names) > count else ''
-    return ', '.join(names[:count]) + rest
-
-
 def _warn_unused(what: str, names: set[str]) -> None:
     if names:
         print_log(
             f'{len(names)} files have a {what}, but no image: '
-            f'{_first(sorted(names))}',
+            f'{first_few(sorted(names))}',
             logger='current',
             level=logging.WARNING,
         )

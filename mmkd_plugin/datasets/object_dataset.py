@@ -147,11 +147,11 @@ class ObjectDataset(BaseDataset, ABC):
             )
 
 
-def first_few(texts: list[str], count: int = 5) -> str:
+def first_few(texts: Sequence[str], count: int = 5) -> str:
     """List some texts, and say whether there are more.
 
     Args:
-        texts (list[str]): The texts.
+        texts (Sequence[str]): The texts.
         count (int): How many to list at most. Defaults to 5.
 
     Returns:

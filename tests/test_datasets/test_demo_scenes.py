@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import DATASETS
-from scipy.ndimage import binary_dilation
 
 from mmkd_plugin.datasets import DemoDigits, DemoScenes, demo_scenes
 
@@ -35,39 +34,63 @@ def test_outside_of_the_mask_nothing_depends_on_the_digit(scenes, monkeypatch):
     monkeypatch.setattr(demo_scenes, 'DemoDigits', OtherDigits)
     others = DemoScenes('val', num_images=350)
     assert (others.labels != scenes.labels).all()
+    # Of each scene alone, not only of where one of both has its strokes.
+    assert np.array_equal(others.masks, scenes.masks)
+    outside = ~scenes.masks
+    assert np.array_equal(others.images[outside], scenes.images[outside])
     differs = (others.images != scenes.images).any(-1)
-    assert not differs[~(scenes.masks | others.masks)].any()
     # Inside there is the digit.
     assert differs.any((1, 2)).all()
-    assert 0.3 < differs[scenes.masks | others.masks].mean() < 1
+    assert 0.3 < differs[scenes.masks].mean() < 1
 
 
-def test_the_mask_is_the_strokes_and_the_margin(scenes, monkeypatch):
-    class NoDigits(DemoDigits):
-        def __init__(self, *args, **options):
-            super().__init__(*args, **options)
-            self.images = np.zeros_like(self.images)
+def drawn(split, level=None, **options):
+    """Tell which pixels are painted, by a look at the same without digits.
 
-    thin = DemoScenes('val', num_images=350, margin=0)
-    wide = DemoScenes('val', num_images=20, margin=3)
-    monkeypatch.setattr(demo_scenes, 'DemoDigits', NoDigits)
-    empty = DemoScenes('val', num_images=350)
-    assert not empty.masks.any()
-    drawn = (scenes.images != empty.images).any(-1)
-    assert np.array_equal(thin.images, scenes.images)
-    # Paint may have the colour of the texture, hence hardly any differs.
-    assert not (drawn & ~thin.masks).any()
-    assert drawn[thin.masks].mean() > 0.99
-    square = np.ones((1, 3, 3), dtype=bool)
-    assert np.array_equal(binary_dilation(thin.masks, square), scenes.masks)
-    grown = binary_dilation(thin.masks[:20], square, iterations=3)
-    assert np.array_equal(wide.masks, grown)
+    Args:
+        split (str): The split.
+        level (int, optional): What all pixels of the digits are made, the
+            ink. Defaults to None, the digits themselves.
+        **options: Those of the scenes.
+    """
+
+    def even(ink):
+        class EvenDigits(DemoDigits):
+            def __init__(self, *args, **options):
+                super().__init__(*args, **options)
+                self.images = np.full_like(self.images, ink)
+
+        return EvenDigits
+
+    images = []
+    for ink in (level, 0):
+        with pytest.MonkeyPatch.context() as patch:
+            if ink is not None:
+                patch.setattr(demo_scenes, 'DemoDigits', even(ink))
+            images.append(DemoScenes(split, **options).images)
+    # No texture is as bright as paint.
+    return (images[0] != images[1]).any(-1)
+
+
+@pytest.mark.parametrize('size', [16, 32, 45])
+def test_the_mask_is_the_square_of_the_digit(size):
+    options = dict(num_images=40, size=size, seed=3)
+    masks = DemoScenes('val', **options).masks
+    assert np.array_equal(masks, drawn('val', 255, **options))
+    half = size // 2
+    for mask in masks:
+        y, x = np.argwhere(mask)[0]
+        assert mask[y : y + half, x : x + half].all()
+        assert mask.sum() == half**2
+    strokes = drawn('val', **options)
+    assert not (strokes & ~masks).any()
+    assert 0.2 < strokes[masks].mean() < 0.8
 
 
 def test_digits_of_a_split_are_its_own():
     """Each digit is there, in the order of a shuffled round."""
     digits = DemoDigits('test', size=16)
-    scenes = DemoScenes('test', num_images=2 * len(digits), margin=0)
+    scenes = DemoScenes('test', num_images=2 * len(digits))
     for half in (slice(0, len(digits)), slice(len(digits), None)):
         assert np.array_equal(
             np.bincount(scenes.labels[half]), np.bincount(digits.labels)
@@ -77,10 +100,11 @@ def test_digits_of_a_split_are_its_own():
         for image in digits.images[..., 0]
     }
     assert len(boxes) > 590
-    assert all(_cut(mask).tobytes() in boxes for mask in scenes.masks)
-    train = DemoScenes('train', num_images=300, margin=0)
+    strokes = drawn('test', num_images=2 * len(digits))
+    assert all(_cut(mask).tobytes() in boxes for mask in strokes)
     # A few of the strokes are like some in the other split by chance.
-    found = [_cut(mask).tobytes() in boxes for mask in train.masks]
+    others = drawn('train', num_images=300)
+    found = [_cut(mask).tobytes() in boxes for mask in others]
     assert np.mean(found) < 0.05
 
 
@@ -109,11 +133,11 @@ def test_scenes(scenes):
     assert scenes.images.shape == (350, 32, 32, 3)
     assert scenes.masks.shape == (350, 32, 32)
     assert scenes.metainfo['classes'] == list('0123456789')
-    share = scenes.masks.mean((1, 2))
-    assert share.min() > 0.03 and share.max() < 0.35
-    # In any place, in none of them mostly.
-    assert scenes.masks[:, 3:-3, 3:-3].any(0).all()
-    assert scenes.masks.mean(0).max() < 0.75
+    # In any place.
+    first = np.array([np.argwhere(mask)[0] for mask in scenes.masks])
+    for axis in (0, 1):
+        assert set(first[:, axis]) == set(range(17))
+    assert len(np.unique(first, axis=0)) > 150
     # The background is not a plain one, nor as bright as the digit.
     outside = np.where(scenes.masks[..., None], np.nan, scenes.images)
     assert np.median(np.nanstd(outside, (1, 2)).max(-1)) > 20
@@ -142,8 +166,6 @@ def test_sample_and_batch(scenes):
         (dict(split='dev'), r"split must be one of .*'train'.*'dev'"),
         (dict(num_images=0), 'num_images must be .* >= 1, but got 0'),
         (dict(size=15), 'size must be .* >= 16, but got 15'),
-        (dict(margin=-1), 'margin must be .* >= 0, but got -1'),
-        (dict(margin=0.5), r'margin must be an integer, but got 0\.5'),
         (dict(seed=-1), 'seed must be .* >= 0, but got -1'),
     ],
 )

@@ -60,7 +60,7 @@ def test_classes_and_masks(root):
     for i in range(3):
         info = dataset.get_data_info(i)
         assert info['img_path'] == stock.get_data_info(i)['img_path']
-        assert info['foreground']['above'] == 0
+        assert set(info['foreground']) == {'mask_path'}
         assert 'object_box' not in info
         assert dataset[i]['gt_seg_map'].tolist() == [[1] * 6] * 4
     assert str(root / 'masks') in repr(dataset)
@@ -76,6 +76,28 @@ def test_what_counts(root):
     assert sums(values=[2, 7]) == [24, 0, 24]
     dataset = FolderWithMasks(str(root), values=(2, 7))
     assert dataset.get_data_info(0)['foreground']['values'] == [2, 7]
+
+
+def test_masks_in_jpeg_files(root):
+    for name in ('cat/b.PNG', 'cat/a_mask.gif'):
+        (root / 'masks' / name).unlink()
+        stem = name.split('.')[0]
+        save(root / 'masks' / f'{stem}.JPG', 255)
+    with pytest.raises(
+        ValueError,
+        match=r'2 of 3 masks .* JPEG .*: cat/a_mask\.JPG, cat/b\.JPG\. Say '
+        'which values count: above=127',
+    ):
+        FolderWithMasks(str(root))
+
+    def sums(**options):
+        dataset = FolderWithMasks(str(root), pipeline=LOAD, **options)
+        return [int(dataset[i]['gt_seg_map'].sum()) for i in range(3)]
+
+    assert sums(above=127) == [0, 24, 24]
+    # Whoever says so means it.
+    assert sums(above=0) == [24, 24, 24]
+    assert sums(values=[255]) == [0, 24, 24]
 
 
 def test_names_of_classes(root):
@@ -113,7 +135,8 @@ def test_images_without_a_mask(root):
         save(root / 'images' / 'cat' / f'x{number}.png')
     with pytest.raises(
         ValueError,
-        match=r'7 of 10 .*: cat/x0\.png, cat/x1\.png, .*x4\.png and 2 more\.',
+        match=r'7 of 10 .*: cat/x0\.png, cat/x1\.png, .*x4\.png, \.\.\. '
+        r'\(7 in all\)\.',
     ):
         FolderWithMasks(str(root))
 
@@ -175,6 +198,7 @@ def test_missing_folders(tmp_path):
         (dict(values=[1.5]), r'values must be .* \[1\.5\]'),
         (dict(values=3), 'values must be a list of integers, but got 3'),
         (dict(values=[3], above=2), 'exclude each other'),
+        (dict(values=[3], above=0), 'exclude each other'),
         (dict(above=-1), 'above must be .* -1'),
         (dict(mask_suffix='_mask'), "mask_suffix must .* '_mask'"),
     ],

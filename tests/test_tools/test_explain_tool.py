@@ -1,22 +1,19 @@
 """End-to-end tests of tools/explain.py, as a user runs it."""
 
 import csv
-import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from browser import dumped_dom, find_browser, screenshot
+from test_train_end_to_end import DEMO, ROOT, call, load_tool
 
 from mmkd_plugin.explain.pictures import colour_bar
 
-ROOT = Path(__file__).parents[2]
-DEMO = ROOT / 'configs' / 'demo'
 # The embedded experiment with less of everything.
 SMALLER = """
 _base_ = [{base!r}]
@@ -40,11 +37,7 @@ def run_tool(*args, cwd=ROOT):
 
 @pytest.fixture(scope='module')
 def tool():
-    path = ROOT / 'tools' / 'explain.py'
-    spec = importlib.util.spec_from_file_location('explain_tool', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool('explain')
 
 
 @pytest.fixture(scope='module')
@@ -90,6 +83,12 @@ def experiment(tmp_path_factory, tool):
     )
     with pytest.raises(SystemExit) as early:
         tool.main([str(config)])
+    train = load_tool('train')
+    # The last one is left to the tool.
+    for item in trainings[:-1]:
+        call(
+            train, ['train.py', item['config'], '--work-dir', item['work_dir']]
+        )
     done = run_tool(config, '--train', '--out', folder / 'out', cwd=folder)
     return folder, config, str(early.value), done
 
@@ -103,6 +102,9 @@ def test_without_runs_it_says_how_to_make_them(experiment):
 def test_train_and_explain(experiment):
     folder, _, _, done = experiment
     assert done.returncode == 0, done.stderr[-3000:]
+    # The others were there.
+    assert done.stdout.count(' s\n--- ') == 0
+    assert 'classifier.py -> ' in done.stdout
     found = json.loads((folder / 'out' / 'explanation.json').read_text())
     networks = found['networks']
     assert list(networks) == ['teacher', 'student', 'baseline']

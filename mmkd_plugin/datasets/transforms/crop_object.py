@@ -34,8 +34,11 @@ class CropObject(BaseTransform):
         scale (float): Width and height of the result in those of the box,
             at least 1. The released code of Cheng et al., Explaining
             Knowledge Distillation by Quantifying the Knowledge, CVPR 2020,
-            has 1.2 for VOC2012; its central cells on ILSVRC-DET amount to
-            about 1.5 (inferred). Defaults to 1.2.
+            has 1.2 for VOC2012. About 1.5 for ILSVRC-DET is derived, not
+            read there: that code takes fixed cells as the foreground, from
+            ``int(16 / 6)`` to ``int(16 * 5 / 6)`` of 16, and the middle two
+            thirds are the box in a crop of 1.5 times its size. Defaults to
+            1.2.
 
     Raises:
         ValueError: If the scale is wrong, if there is no image yet or if it

@@ -14,6 +14,8 @@ from mmkd_plugin.utils.checks import nearest
 from .stored_image import box_slices, check_stored, image_name
 
 KINDS = ('mask_path', 'boxes', 'polygons', 'rle')
+# What Pillow calls files that are compressed with loss.
+JPEG = ('JPEG', 'MPO')
 # Modes of Pillow, each with how many of its channels count: not alpha.
 CHANNELS = {
     **dict.fromkeys(('1', 'L', 'P', 'I', 'I;16', 'LA', 'PA'), 1),
@@ -25,9 +27,12 @@ CHANNELS = {
 class LoadForeground(BaseTransform):
     """Make the map of the pixels that belong to the object.
 
-    mmcv's ``Resize``, ``CenterCrop`` and ``RandomFlip`` after it treat image
-    and map alike; mmpretrain's ``ResizeEdge`` and random crops change the
-    image alone.
+    All foregrounds are in pixels of the image as it is stored. Where files
+    have an EXIF orientation, the loader turns them unless it is
+    ``LoadImageFromFile(color_type='color_ignore_orientation')``, and a turned
+    image is an error. mmcv's ``Resize``, ``CenterCrop`` and ``RandomFlip``
+    after it treat image and map alike; mmpretrain's ``ResizeEdge`` and random
+    crops change the image alone.
 
     **Required Keys:**
 
@@ -36,10 +41,14 @@ class LoadForeground(BaseTransform):
 
       - ``mask_path``: an image file of the size of the image. Its pixels
         count whose value is one of ``values`` (list of int), or, without
-        these, ``> above`` (a number, 0 where it is not given). Palette
-        images keep their indices, but for GIF, where colours count; masks
-        of one bit have the values 0 and 1. Of several channels, one that
-        counts is enough; alpha does not;
+        these, ``> above`` (a number, 0 where it is not given). With 0 the
+        border of masks in VOC's style, whose value is 255, counts too:
+        ``values``, as ``list(range(1, 21))``, leaves it out. In a JPEG file
+        compression leaves faint traces around the objects, so there
+        ``above`` or ``values`` must be given; 127 suits a mask of black and
+        white. Palette images keep their indices, but for GIF, where colours
+        count; masks of one bit have the values 0 and 1. Of several
+        channels, one that counts is enough; alpha does not;
       - ``boxes``: a list of ``[x1, y1, x2, y2]``, half open, in pixels;
         pixels count whose centres lie inside of one of them;
       - ``polygons``: a list of ``[x, y, x, y, ...]``, as in COCO, drawn by
@@ -54,9 +63,10 @@ class LoadForeground(BaseTransform):
     Raises:
         FileNotFoundError: If a mask is missing.
         ImportError: If pycocotools is needed and not installed.
-        ValueError: If there is no image yet or if it was changed before, if
-            ``foreground`` is malformed, or if a mask has another size than
-            its image.
+        ValueError: If there is no image yet, if it was changed before or
+            turned when it was loaded, if ``foreground`` is malformed, if a
+            mask in a JPEG file has neither ``above`` nor ``values``, or if a
+            mask has another size than its image.
     """
 
     def transform(self, results: dict) -> dict:
@@ -134,8 +144,8 @@ def _check_size(
     hint = ''
     if size == shape[::-1]:
         hint = (
-            ". If the file has an EXIF orientation: color_type='color_ignore_"
-            "orientation' of LoadImageFromFile leaves the image as stored"
+            ', which is that of the mask turned: it must be in pixels of the '
+            'image as stored, before any EXIF orientation'
         )
     raise ValueError(
         f'{what} has {size[0]} x {size[1]} pixels (height x width), but its '
@@ -148,7 +158,7 @@ def _read_mask(
     shape: tuple[int, int],
     name: str,
     values: Optional[list[int]] = None,
-    above: float = 0,
+    above: Optional[float] = None,
 ) -> np.ndarray:
     try:
         data = fileio.get(mask_path)
@@ -171,6 +181,14 @@ def _read_mask(
             f'the mask {mask_path} of the image {name} must have one of the '
             f'modes {", ".join(CHANNELS)}, but has {image.mode!r}'
         )
+    if values is None and above is None:
+        if image.format in JPEG:
+            raise ValueError(
+                f'the mask {mask_path} of the image {name} is a JPEG file, '
+                'which is not exact: say which values count, above=127 where '
+                'the mask is black and white'
+            )
+        above = 0
     _check_size(f'the mask {mask_path}', mask.shape[:2], shape, name)
     channels = mask.reshape(*shape, -1)[..., : CHANNELS[image.mode]]
     counts = channels > above if values is None else np.isin(channels, values)

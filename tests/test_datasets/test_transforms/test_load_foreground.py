@@ -1,6 +1,7 @@
 """Foreground maps from masks, boxes, polygons and run lengths."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,6 +53,34 @@ def test_greys(tmp_path):
     assert np.array_equal(load(mask_path=path, above=8), OBJECT)
     assert np.array_equal(load(mask_path=path, values=[200, 7]), only)
     assert np.array_equal(load(mask_path=path, values=[0]), 1 - OBJECT)
+
+
+def test_traces_in_jpeg_files(tmp_path):
+    levels = np.zeros(SHAPE, np.uint8)
+    levels[1:, 2:4] = 255
+    path = save(tmp_path / 'a.jpg', levels, quality=75)
+    traces = np.asarray(Image.open(path))
+    assert ((traces > 0) & (levels == 0)).any()
+    with pytest.raises(
+        ValueError, match=r'a\.jpg of the .* is a JPEG file.* above=127'
+    ):
+        load(mask_path=path)
+    for options in (dict(above=127), dict(values=list(range(128, 256)))):
+        assert np.array_equal(load(mask_path=path, **options), levels > 0)
+    assert np.array_equal(load(mask_path=path, above=0), traces > 0)
+    # What counts is the file, not its name.
+    Path(path).rename(tmp_path / 'b.png')
+    with pytest.raises(ValueError, match='is a JPEG file'):
+        load(mask_path=str(tmp_path / 'b.png'))
+
+
+def test_border_of_voc(tmp_path):
+    levels = OBJECT * 7
+    levels[0] = 255
+    path = save(tmp_path / 'a.png', levels)
+    assert np.array_equal(load(mask_path=path), levels > 0)
+    classes = list(range(1, 21))
+    assert np.array_equal(load(mask_path=path, values=classes), OBJECT)
 
 
 def test_palette_keeps_its_indices(tmp_path):
@@ -178,7 +207,9 @@ def test_mask_of_another_size(tmp_path):
     ):
         load(mask_path=path)
     path = save(tmp_path / 'c.png', np.zeros((6, 4), np.uint8))
-    with pytest.raises(ValueError, match='color_ignore_orientation'):
+    with pytest.raises(
+        ValueError, match=r'that of the mask turned: .* as stored'
+    ):
         load(mask_path=path)
     with pytest.raises(ValueError, match=r'has 3 x 8 .* a\.jpg has 4 x 6$'):
         load(rle=dict(size=[3, 8], counts=[24]))
