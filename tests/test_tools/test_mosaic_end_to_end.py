@@ -1,7 +1,7 @@
 """MosaicKD as a user runs it: on real images, killed, resumed, misused."""
 
-import importlib.util
 import json
+import pickle
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -12,14 +12,17 @@ import pytest
 import torch
 from mmengine.config import Config
 from PIL import Image
-from shared_data import shared_file
 from test_train_end_to_end import (
     DEMO,
     ENV,
     ROOT,
-    STRIPS,
+    call,
     command,
     kill_at_random,
+    load_tool,
+    log_of,
+    real_cifar100,
+    real_images,
     run,
     save_untrained,
 )
@@ -31,7 +34,7 @@ REAL = ROOT / 'configs' / 'mosaickd_wrn402_wrn161_cifar100_ood-cifar10.py'
 HOOK = 'default_hooks.mosaic'
 STATE = 'mosaic_generator_hook'
 # The images beside the checkout were compressed, which no check of files lets
-# pass; and a part of them will do.
+# pass; and the first ones will do.
 COMPRESSED_CIFAR10 = """
 from mmpretrain.datasets import CIFAR10
 
@@ -69,34 +72,32 @@ def save_teacher(config, path):
 def real(tmp_path_factory):
     """Options for short runs on the real CIFAR-10 and CIFAR-100."""
     folder = tmp_path_factory.mktemp('real')
-    archives = dict(
-        cifar10=shared_file('data/cifar10_q90.zip'),
-        cifar100=shared_file('data/cifar100_lossless.zip'),
-    )
-    together(
-        lambda name: run(
-            [
-                *STRIPS,
-                f'unpack-{name}',
-                str(archives[name]),
-                str(folder / name),
-            ]
+    cifar100 = real_cifar100(tmp_path_factory)
+    images = real_images('data/cifar10_q90.zip')
+    batches = folder / 'cifar10' / 'cifar-10-batches-py'
+    batches.mkdir(parents=True)
+    content = {
+        'data_batch_1': dict(
+            data=images.transpose(0, 3, 1, 2).reshape(len(images), -1),
+            labels=[0] * len(images),
         ),
-        archives,
-    )
+        'batches.meta': dict(label_names=list('abcdefghij')),
+    }
+    for name, entry in content.items():
+        (batches / name).write_bytes(pickle.dumps(entry))
     dataset = 'train_dataloader.dataset.dataset'
     return [
         f'model.teacher_ckpt={save_teacher(REAL, folder / "teacher.pth")}',
         f'{dataset}.type=compressed_cifar10.CompressedCIFAR10',
         f'{dataset}.data_root={folder / "cifar10"}',
-        f'val_dataloader.dataset.dataset.data_root={folder / "cifar100"}',
+        f'val_dataloader.dataset.dataset.data_root={cifar100}',
         'train_dataloader.batch_size=8',
         'train_cfg.max_epochs=3',
         f'{HOOK}.picture_interval=2',
         # No multiple of the five steps between two updates.
         'train_dataloader.num_batch_per_epoch=4',
         'val_dataloader.batch_size=20',
-        'val_dataloader.num_batch_per_epoch=1',
+        'val_dataloader.dataset.dataset.indices=20',
         'default_hooks.checkpoint.interval=1',
         'default_hooks.checkpoint.max_keep_ckpts=3',
         'default_hooks.checkpoint.save_best=None',
@@ -128,14 +129,9 @@ def runs(tmp_path_factory, real):
         assert not (work_dir / 'epoch_3.pth').exists()
         return run(command(REAL, work_dir, *options, flags=['--resume']))
 
-    outs = together(lambda train: train(), (whole, killed))
-    return folder / 'whole', folder / 'killed', *outs
-
-
-def together(function, arguments):
-    """Call a function with each argument, all at the same time."""
     with ThreadPoolExecutor() as pool:
-        return [*pool.map(function, arguments)]
+        outs = [run.result() for run in map(pool.submit, (whole, killed))]
+    return folder / 'whole', folder / 'killed', *outs
 
 
 def leaves(value, path=''):
@@ -212,39 +208,9 @@ def test_killed_and_resumed_equals_uninterrupted(runs):
     )
 
 
-def load_tool(name):
-    """Load a tool as a module.
-
-    It runs like in a process of its own, without the seconds of importing
-    PyTorch.
-    """
-    spec = importlib.util.spec_from_file_location(
-        f'{name}_tool', ROOT / 'tools' / f'{name}.py'
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope='module')
 def tool():
-    """tools/train.py as a module."""
     return load_tool('train')
-
-
-def call(tool, arguments):
-    """Call a tool with a command line."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, 'argv', [*map(str, arguments)])
-        # Tools set it.
-        patch.setenv('LOCAL_RANK', '0')
-        tool.main()
-
-
-def log_of(work_dir):
-    """Read the log of a run."""
-    (path,) = work_dir.glob('*/*.log')
-    return path.read_text()
 
 
 @pytest.fixture(scope='module')

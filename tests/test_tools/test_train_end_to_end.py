@@ -1,5 +1,7 @@
 """The tools as a user calls them: killed, resumed, on two processes."""
 
+import importlib.util
+import io
 import json
 import os
 import random
@@ -7,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,7 @@ from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from published_networks import published_state
 from shared_data import SHARED, shared_file
+from yapf.yapflib import yapf_api
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / 'configs' / 'demo'
@@ -26,8 +31,8 @@ SMALL = [
     'train_dataloader.dataset.num_images=256',
     'train_dataloader.batch_size=16',
     'train_dataloader.sampler.num_samples=64',
-    'train_cfg.max_epochs=12',
-    'train_cfg.val_interval=6',
+    'train_cfg.max_epochs=6',
+    'train_cfg.val_interval=3',
 ]
 
 
@@ -72,6 +77,51 @@ def run(arguments, **kwargs):
     return done.stdout + done.stderr
 
 
+def load_tool(name):
+    """Load a tool as a module.
+
+    It runs like in a process of its own, without the seconds of importing
+    PyTorch.
+    """
+    spec = importlib.util.spec_from_file_location(
+        f'{name}_tool', ROOT / 'tools' / f'{name}.py'
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def call(tool, arguments):
+    """Call a tool with a command line."""
+    format_code = yapf_api.FormatCode
+    texts = {}
+
+    def format_once(text, **style):
+        # The engine formats the config of a run for each of its checkpoints.
+        if text not in texts:
+            texts[text] = format_code(text, **style)
+        return texts[text]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, 'argv', [*map(str, arguments)])
+        # Tools set it.
+        patch.setenv('LOCAL_RANK', '0')
+        patch.setattr(yapf_api, 'FormatCode', format_once)
+        tool.main()
+
+
+@pytest.fixture(scope='module')
+def tool():
+    """tools/train.py as a module."""
+    return load_tool('train')
+
+
+def log_of(work_dir):
+    """Read the log of a run."""
+    (path,) = work_dir.glob('*/*.log')
+    return path.read_text()
+
+
 def weights(path):
     checkpoint = torch.load(path, weights_only=False)
     state = dict(checkpoint['state_dict'])
@@ -98,23 +148,31 @@ def kill_at_random(arguments, work_dir, rng):
     process.wait()
 
 
-def test_killed_and_resumed_equals_uninterrupted(tmp_path, teacher):
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, teacher, tool):
     config = DEMO / 'eeikd_digits.py'
     options = [*SMALL, f'model.teacher_ckpt={teacher}']
-    run(command(config, tmp_path / 'whole', *options))
-    # Another number of workers, to show that it does not matter.
-    options.append('train_dataloader.num_workers=2')
     seed = random.SystemRandom().randrange(2**32)
     print(f'kill seed {seed}')
     work_dir = tmp_path / 'killed'
-    kill_at_random(
-        command(config, work_dir, *options), work_dir, random.Random(seed)
-    )
-    assert not (work_dir / 'epoch_12.pth').exists()
-    out = run(command(config, work_dir, *options, flags=['--resume']))
-    assert 'resumed epoch' in out
-    one = weights(tmp_path / 'whole' / 'epoch_12.pth')
-    two = weights(work_dir / 'epoch_12.pth')
+
+    def killed():
+        # Another number of workers, to show that it does not matter.
+        arguments = [*options, 'train_dataloader.num_workers=2']
+        kill_at_random(
+            command(config, work_dir, *arguments),
+            work_dir,
+            random.Random(seed),
+        )
+        assert not (work_dir / 'epoch_6.pth').exists()
+        return run(command(config, work_dir, *arguments, flags=['--resume']))
+
+    # Both at once, as there are two cores nearly everywhere.
+    with ThreadPoolExecutor() as pool:
+        out = pool.submit(killed)
+        call(tool, command(config, tmp_path / 'whole', *options)[1:])
+    assert 'resumed epoch' in out.result()
+    one = weights(tmp_path / 'whole' / 'epoch_6.pth')
+    two = weights(work_dir / 'epoch_6.pth')
     assert one.keys() == two.keys()
     for name, tensor in one.items():
         assert torch.equal(tensor, two[name]), name
@@ -157,22 +215,14 @@ def test_two_processes(tmp_path, teacher):
     assert 'accuracy/top1' in (tmp_path / 'metrics.json').read_text()
 
 
-def test_missing_inputs_are_one_message(tmp_path):
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / 'tools' / 'train.py'),
-            str(ROOT / 'configs' / 'eeikd_r34_r18_cifar100.py'),
-        ],
-        env=ENV,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 1
+def test_missing_inputs_are_one_message(tmp_path, tool, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = ROOT / 'configs' / 'eeikd_r34_r18_cifar100.py'
+    # How the process ends is tested with the command line.
+    with pytest.raises(SystemExit) as exit_:
+        call(tool, ['train.py', config])
     for text in (
-        '3 of the inputs are missing',
+        'error: 3 of the inputs are missing',
         'model.teacher_ckpt',
         'python tools/train.py configs/teachers/resnet34_cifar100.py',
         'train_dataloader.dataset.data_file',
@@ -180,12 +230,12 @@ def test_missing_inputs_are_one_message(tmp_path):
         'val_dataloader.dataset.dataset.data_root',
         "CIFAR100('data/cifar100', download=True)",
     ):
-        assert text in done.stderr
+        assert text in exit_.value.code
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('source', ['torchvision', 'timm'])
-def test_own_teacher_and_folder(tmp_path, source):
+def test_own_teacher_and_folder(tmp_path, source, tool):
     """Images of a folder, a teacher of another library, 2 iterations."""
     config = Config.fromfile(ROOT / 'configs' / 'eeikd_custom_r18_folder.py')
     rng = np.random.default_rng(0)
@@ -203,7 +253,8 @@ def test_own_teacher_and_folder(tmp_path, source):
     path = save_untrained(teacher, tmp_path / 'teacher.pth')
     size = 32
     steps = 'model.data_preprocessor.augments'
-    out = run(
+    call(
+        tool,
         command(
             ROOT / 'configs' / 'eeikd_custom_r18_folder.py',
             tmp_path / 'run',
@@ -231,8 +282,9 @@ def test_own_teacher_and_folder(tmp_path, source):
             'train_dataloader.sampler.gamma=0.9',
             'train_dataloader.sampler.num_workers=0',
             'train_cfg.max_epochs=1',
-        )
+        )[1:],
     )
+    out = log_of(tmp_path / 'run')
     assert '4 chosen' in out
     assert 'teacher on the validation set' in out
     assert (tmp_path / 'run' / 'report' / 'index.html').exists()
@@ -241,72 +293,72 @@ def test_own_teacher_and_folder(tmp_path, source):
 STRIPS = [sys.executable, str(SHARED / 'data' / 'strips.py')]
 
 
-@pytest.fixture(scope='module')
-def cifar100(tmp_path_factory):
-    """Folder of the real CIFAR-100."""
+def real_cifar100(tmp_path_factory):
+    """Get the folder of the real CIFAR-100, unpacked once for all tests."""
     archive = shared_file('data/cifar100_lossless.zip')
-    folder = tmp_path_factory.mktemp('data') / 'cifar100'
-    run([*STRIPS, 'unpack-cifar100', str(archive), str(folder)])
+    folder = tmp_path_factory.getbasetemp() / 'real_cifar100'
+    if not folder.exists():
+        run([*STRIPS, 'unpack-cifar100', str(archive), str(folder)])
     return folder
 
 
-def test_real_iterations_on_cifar100(tmp_path, cifar100):
+def real_images(archive):
+    """Read the first images of a data set, 32x32 pixels each."""
+    with zipfile.ZipFile(shared_file(archive)) as file:
+        strip = Image.open(io.BytesIO(file.read('00000.webp')))
+    return np.asarray(strip.convert('RGB')).reshape(-1, 32, 32, 3)
+
+
+@pytest.fixture(scope='module')
+def cifar100(tmp_path_factory):
+    return real_cifar100(tmp_path_factory)
+
+
+def test_real_iterations_on_cifar100(tmp_path, cifar100, tool):
     """The main config on real images, from packing to the report."""
-    run(
-        [
-            *STRIPS,
-            'unpack-npz',
-            str(SHARED / 'data' / 'tinyimagenet32_50k_q90.zip'),
-            str(tmp_path / 'tiny.npz'),
-        ]
-    )
     heap = tmp_path / 'heap'
     heap.mkdir()
-    with np.load(tmp_path / 'tiny.npz') as data:
-        for index, pixels in enumerate(data['images'][:64]):
-            Image.fromarray(pixels).save(heap / f'{index}.png')
-    run(
-        [
-            sys.executable,
-            str(ROOT / 'tools' / 'pack_dataset.py'),
-            str(heap),
-            '--size',
-            '32',
-            '--out',
-            str(tmp_path / 'heap.npz'),
-        ]
-    )
+    images = real_images('data/tinyimagenet32_50k_q90.zip')[:40]
+    for index, pixels in enumerate(images):
+        Image.fromarray(pixels).save(heap / f'{index}.png')
+    packed = tmp_path / 'heap.npz'
+    pack = [heap, '--size', 32, '--out', packed]
+    assert load_tool('pack_dataset').main([*map(str, pack)]) == 0
     few = [
-        'val_dataloader.num_batch_per_epoch=1',
-        'val_dataloader.batch_size=50',
+        'val_dataloader.dataset.dataset.indices=20',
+        'val_dataloader.batch_size=20',
         'train_dataloader.batch_size=8',
         'train_cfg.max_epochs=1',
     ]
     root = f'dataset.dataset.data_root={cifar100}'
-    run(
+    call(
+        tool,
         command(
             ROOT / 'configs' / 'teachers' / 'resnet34_cifar100.py',
             tmp_path / 'teacher',
             f'train_dataloader.{root}',
             f'val_dataloader.{root}',
             'train_dataloader.num_batch_per_epoch=2',
+            'default_hooks.checkpoint.save_best=None',
             *few,
-        )
+        )[1:],
     )
-    out = run(
+    call(
+        tool,
         command(
             ROOT / 'configs' / 'eeikd_r34_r18_cifar100.py',
             tmp_path / 'student',
             f'model.teacher_ckpt={tmp_path / "teacher" / "epoch_1.pth"}',
-            f'train_dataloader.dataset.data_file={tmp_path / "heap.npz"}',
+            f'train_dataloader.dataset.data_file={packed}',
             'train_dataloader.sampler.num_samples=16',
             f'train_dataloader.sampler.cache_file={tmp_path / "scores.npz"}',
             f'val_dataloader.{root}',
             'default_hooks.logger.interval=1',
             *few,
-        )
+        )[1:],
     )
-    assert '64 images, 32 with a confidence' in out
+    out = log_of(tmp_path / 'student')
+    assert '40 images, 20 with a confidence' in out
     assert '16 chosen' in out
     for term in ('loss_kl', 'loss_front', 'loss_back', 'loss_relation'):
         assert f'distill.{term}' in out
@@ -314,40 +366,39 @@ def test_real_iterations_on_cifar100(tmp_path, cifar100):
     assert (tmp_path / 'scores.npz').exists()
 
 
-def test_sdd_on_cifar100(tmp_path, cifar100):
+def test_sdd_on_cifar100(tmp_path, cifar100, tool, capsys):
     """A published checkpoint, converted, teaches on real images."""
     published = tmp_path / 'ckpt_epoch_240.pth'
     torch.save(
         dict(model=published_state('resnet32x4', classes=100)), published
     )
     teacher = tmp_path / 'teacher.pth'
-    out = run(
-        [
-            sys.executable,
-            str(ROOT / 'tools' / 'convert_checkpoint.py'),
-            str(ROOT / 'configs' / 'teachers' / 'resnet32x4_cifar100.py'),
-            str(published),
-            str(teacher),
-        ]
+    config = ROOT / 'configs' / 'teachers' / 'resnet32x4_cifar100.py'
+    call(
+        load_tool('convert_checkpoint'),
+        ['convert_checkpoint.py', config, published, teacher],
     )
-    assert '7,433,860' in out
+    assert '7,433,860' in capsys.readouterr().out
     root = f'dataset.dataset.data_root={cifar100}'
     work_dir = tmp_path / 'student'
-    out = run(
+    call(
+        tool,
         command(
             ROOT / 'configs' / 'sdd_kd_r32x4_r8x4_cifar100.py',
             work_dir,
             f'model.teacher_ckpt={teacher}',
             f'train_dataloader.{root}',
             f'val_dataloader.{root}',
+            # The first images of the data set are read, no others.
+            'train_dataloader.dataset.dataset.indices=24',
             'train_dataloader.batch_size=8',
-            'train_dataloader.num_batch_per_epoch=3',
+            'val_dataloader.dataset.dataset.indices=20',
             'val_dataloader.batch_size=20',
-            'val_dataloader.num_batch_per_epoch=1',
             'train_cfg.max_epochs=1',
             'default_hooks.logger.interval=1',
-        )
+        )[1:],
     )
+    out = log_of(work_dir)
     for term in (
         'student.loss',
         'distill.loss_sdd',
