@@ -1,18 +1,34 @@
 """Run a function in real processes that talk to each other by gloo."""
 
+import os
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from multiprocessing import set_forkserver_preload
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import distributed, multiprocessing
 
+# What takes seconds to import is imported once, by a server without threads
+# of which all processes are forks.
+set_forkserver_preload(
+    ['torch', 'mmengine.runner', 'mmpretrain.models', 'mmkd_plugin']
+)
+
 
 def _process(
-    rank: int, function: Callable, folder: Path, size: int, args: tuple
+    rank: int,
+    function: Callable,
+    folder: Path,
+    size: int,
+    args: tuple,
+    environment: dict,
 ) -> None:
+    # The server has that of its first call.
+    os.environ.clear()
+    os.environ.update(environment)
     torch.set_num_threads(1)
     distributed.init_process_group(
         'gloo',
@@ -46,8 +62,12 @@ def run_processes(
     Returns:
         list: What the function returned, rank by rank.
     """
-    processes = multiprocessing.spawn(
-        _process, (function, folder, size, args), nprocs=size, join=False
+    processes = multiprocessing.start_processes(
+        _process,
+        (function, folder, size, args, dict(os.environ)),
+        nprocs=size,
+        join=False,
+        start_method='forkserver',
     )
     end = time.monotonic() + timeout
     # It raises what a process raised.

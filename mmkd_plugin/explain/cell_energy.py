@@ -314,8 +314,9 @@ def cell_energy(
         memory (int): Budget in bytes for what the passes take besides images
             and weights. It is held by passing fewer images at once, after an
             estimate from the tensors that one image keeps, with an allowance
-            for the allocator's losses; what kernels load once comes on top.
-            Defaults to 1 GiB.
+            for the allocator's losses; what kernels load once comes on top,
+            and below 100 MiB a process may take some MiB more. Defaults to
+            1 GiB.
         generator (torch.Generator, optional): Draws the directions, on its
             own device. Not used where the energy is exact. Defaults to the
             global one.
