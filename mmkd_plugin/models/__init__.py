@@ -10,3 +10,4 @@ from .generators import *  # noqa: F403
 from .losses import *  # noqa: F403
 from .recorders import *  # noqa: F403
 from .schedules import *  # noqa: F403
+from .stores import *  # noqa: F403

@@ -147,11 +147,12 @@ def test_loss_options(name):
     assert {p.kind for p in options.values()} == {
         inspect.Parameter.KEYWORD_ONLY
     }
+    case, *_ = LOSSES[name].cases.values()
     for bad in (float('nan'), float('inf'), '1', True, None):
         with pytest.raises(
             ValueError, match=f'loss_weight must .* got {bad!r}'
         ):
-            build(name, loss_weight=bad)
+            build(name, case.options, loss_weight=bad)
 
 
 @loss_cases

@@ -3,9 +3,11 @@
 from .adaptive_threshold_sampler import AdaptiveThresholdSampler
 from .entropy_subset_sampler import EntropySubsetSampler
 from .random_subset_sampler import RandomSubsetSampler
+from .same_class_pair_sampler import SameClassPairSampler
 
 __all__ = [
     'AdaptiveThresholdSampler',
     'EntropySubsetSampler',
     'RandomSubsetSampler',
+    'SameClassPairSampler',
 ]

@@ -7,12 +7,14 @@ from .logit_standardization import (
     LogitStandardization,
     logit_standardization,
 )
+from .mgd_connector import MGDConnector
 
 __all__ = [
     'ClassDropMask',
     'ConvConnector',
     'LinearConnector',
     'LogitStandardization',
+    'MGDConnector',
     'class_drop_mask',
     'logit_standardization',
 ]

@@ -4,11 +4,13 @@ from typing import Optional
 
 from mmengine.registry import TASK_UTILS
 
-from mmkd_plugin.utils.checks import check_count, check_flag, check_number
+from mmkd_plugin.utils.checks import check_number
+
+from .span import Span
 
 
 @TASK_UTILS.register_module()
-class LinearWarmup:
+class LinearWarmup(Span):
     r"""A loss weight that grows linearly, then stays.
 
     .. math::
@@ -48,16 +50,8 @@ class LinearWarmup:
         end: int,
         by_epoch: bool = True,
     ) -> None:
+        super().__init__(begin=begin, end=end, by_epoch=by_epoch)
         self.value = check_number('value', value)
-        check_count('begin', begin, least=0)
-        check_count('end', end, least=0)
-        if end <= begin:
-            raise ValueError(
-                f'end must be greater than begin={begin}, but got {end}'
-            )
-        self.begin = begin
-        self.end = end
-        self.by_epoch = check_flag('by_epoch', by_epoch)
 
     def __call__(
         self, epoch: Optional[int], iteration: Optional[int]
@@ -76,13 +70,4 @@ class LinearWarmup:
         Raises:
             RuntimeError: If there is no count of what the schedule goes by.
         """
-        now = epoch if self.by_epoch else iteration
-        if now is None:
-            what = 'epoch' if self.by_epoch else 'iteration'
-            raise RuntimeError(
-                f'{type(self).__name__} goes by the {what}, of which there is '
-                f'no count here: set by_epoch={not self.by_epoch}, or call '
-                f'model.distiller.set_progress({what}=...) before each step'
-            )
-        share = (now - self.begin + 1) / (self.end - self.begin)
-        return self.value * min(max(share, 0.0), 1.0)
+        return self.value * self.passed(epoch, iteration, plus=1)
