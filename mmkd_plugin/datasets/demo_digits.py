@@ -1,10 +1,12 @@
 """The handwritten digits that scikit-learn ships, as images."""
 
+from typing import Optional
+
 import numpy as np
 from mmengine.registry import DATASETS
 from PIL import Image
 
-from mmkd_plugin.utils.checks import check_choice, check_number
+from mmkd_plugin.utils.checks import check_choice, check_count, check_number
 
 from .array_images import ArrayImages
 
@@ -24,13 +26,22 @@ class DemoDigits(ArrayImages):
         split (str): ``'train'``, ``'val'`` or ``'test'``. Defaults to
             ``'train'``.
         size (int): Height and width, pixels. Defaults to 16.
+        num_images (int, optional): How many images of the split, every class
+            in the same proportion; fewer ones are among more. Defaults to
+            None, which is all.
 
     Raises:
         ImportError: If scikit-learn is not installed.
         ValueError: If an option is out of its range.
     """
 
-    def __init__(self, split: str = 'train', *, size: int = 16) -> None:
+    def __init__(
+        self,
+        split: str = 'train',
+        *,
+        size: int = 16,
+        num_images: Optional[int] = None,
+    ) -> None:
         check_choice('split', split, SPLITS)
         check_number('size', size, least=8)
         try:
@@ -50,7 +61,19 @@ class DemoDigits(ArrayImages):
             'val': turn == 3,
             'test': turn > 3,
         }[split]
-        index = np.sort(order[chosen])
+        index = order[chosen]
+        if num_images is not None:
+            check_count('num_images', num_images)
+            if num_images > len(index):
+                raise ValueError(
+                    f'num_images must be at most {len(index)}, the images of '
+                    f'{split!r}, but got {num_images}'
+                )
+            # First the first of every class, then the second ones.
+            labels = digits.target[index]
+            place = np.arange(len(index)) - np.searchsorted(labels, labels)
+            index = index[np.argsort(place, kind='stable')][:num_images]
+        index = np.sort(index)
         grey = np.round(digits.images[index] * (255 / 16)).astype(np.uint8)
         large = [
             np.asarray(

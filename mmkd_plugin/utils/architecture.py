@@ -1,6 +1,6 @@
 """Teachers and students from their configs."""
 
-from typing import Union
+from typing import Optional, Union
 
 from mmengine.config import Config
 from mmengine.hub import get_config
@@ -69,3 +69,21 @@ def build_architecture(config: Union[dict, nn.Module]) -> nn.Module:
     if isinstance(config, nn.Module):
         return config
     return MODELS.build(read_architecture(config))
+
+
+def num_classes(model: nn.Module) -> Optional[int]:
+    """Get the number of classes of a model, if it tells.
+
+    Args:
+        model (nn.Module): A classifier of mmpretrain or one that holds a
+            model of timm.
+
+    Returns:
+        int or None: The number.
+    """
+    # mmpretrain's heads, then timm's models.
+    for part in ('head', 'model'):
+        count = getattr(getattr(model, part, None), 'num_classes', None)
+        if isinstance(count, int):
+            return count
+    return None

@@ -81,3 +81,20 @@ def test_options_out_of_range(options, match):
 
 def test_classes():
     assert DemoDigits().metainfo['classes'] == list('0123456789')
+
+
+def test_part_of_a_split():
+    few = DemoDigits('train', num_images=45)
+    assert np.bincount(few.labels).tolist() == [5] * 5 + [4] * 5
+    everything = [image.tobytes() for image in DemoDigits('train').images]
+    more = [image.tobytes() for image in DemoDigits(num_images=60).images]
+    some = [image.tobytes() for image in few.images]
+    assert set(some) < set(more) < set(everything)
+    assert len(set(some)) == 45
+    # In the order of the split.
+    places = [everything.index(image) for image in some]
+    assert places == sorted(places)
+    with pytest.raises(ValueError, match=r'at most 900, .* but got 901'):
+        DemoDigits(num_images=901)
+    with pytest.raises(ValueError, match=r'num_images must be .* got 0'):
+        DemoDigits(num_images=0)

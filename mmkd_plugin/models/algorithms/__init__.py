@@ -1,5 +1,7 @@
-"""Algorithms: teacher(s) and student(s) as one mmengine model."""
+"""Training schemes: teachers and students as one mmengine model."""
 
+from .base_distill import BaseDistill
+from .self_distill import SelfDistill
 from .single_teacher_distill import SingleTeacherDistill
 
-__all__ = ['SingleTeacherDistill']
+__all__ = ['BaseDistill', 'SelfDistill', 'SingleTeacherDistill']

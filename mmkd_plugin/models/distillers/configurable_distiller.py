@@ -1,6 +1,5 @@
 """What passes between teacher and student, put together by a config."""
 
-import copy
 import inspect
 import weakref
 from collections.abc import Iterable, Iterator
@@ -14,9 +13,10 @@ from mmengine.registry import MODELS, TASK_UTILS
 from torch import Tensor, nn
 
 from mmkd_plugin.models.recorders import BaseRecorder
-from mmkd_plugin.models.schedules.progress import Progress, running_progress
+from mmkd_plugin.models.schedules.progress import Clock
+from mmkd_plugin.models.schedules.scheduled_loss import build_scheduled_loss
 from mmkd_plugin.utils.build import build_part
-from mmkd_plugin.utils.checks import check_count, nearest
+from mmkd_plugin.utils.checks import nearest
 
 _RECORD_KEYS = {
     'from_student',
@@ -33,7 +33,13 @@ _KEY_TYPES = (
     ('connector_idx', (int, NoneType), 'an integer'),
 )
 _BATCH_KEYS = {'from_batch'}
-_BATCH_SOURCES = ('gt_label', 'sample_idx', 'inputs')
+_BATCH_SOURCES = (
+    'gt_label',
+    'sample_idx',
+    'inputs',
+    'past_probs',
+    'past_logits',
+)
 
 
 def _forward_parameters(module: nn.Module) -> dict[str, inspect.Parameter]:
@@ -46,6 +52,15 @@ def _scale(value: Any, weight: float) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_scale(v, weight) for v in value)
     return weight * value
+
+
+def _identity(source: dict) -> tuple:
+    """Name what a connector is given: equal for equal sources."""
+    return tuple(
+        (key, _identity(value) if isinstance(value, dict) else value)
+        for key, value in sorted(source.items())
+        if key != 'connector_idx'
+    )
 
 
 def _entry_name(loss: str, key: str) -> str:
@@ -103,12 +118,14 @@ class ConfigurableDistiller(BaseModule):
             ``loss_weight`` may be the config of a schedule.
         loss_forward_mappings (dict[str, dict[str, dict]]): For every loss,
             for every argument of its ``forward``, where it comes from, either
-            ``from_batch`` (``'gt_label'``, ``'sample_idx'`` or ``'inputs'``)
-            alone, or ``from_student`` (bool), ``recorder`` (str),
-            ``record_idx`` (which call, defaults to 0), ``data_idx`` (which
-            element of the record), ``connector`` (str), ``connector_inputs``
-            (further arguments of the connector, mapped in the same way) and
-            ``connector_idx`` (which element of what the connector returned).
+            ``from_batch`` (``'gt_label'``, ``'sample_idx'``, ``'inputs'``,
+            ``'past_probs'`` of :class:`PSKD`, ``'past_logits'`` of
+            :class:`DLB`) alone, or ``from_student`` (bool), ``recorder``
+            (str), ``record_idx`` (which call, defaults to 0), ``data_idx``
+            (which element of the record), ``connector`` (str),
+            ``connector_inputs`` (further arguments of the connector, mapped
+            in the same way) and ``connector_idx`` (which element of what the
+            connector returned).
         init_cfg (dict, optional): Initialisation. Defaults to None.
 
     Raises:
@@ -162,7 +179,7 @@ class ConfigurableDistiller(BaseModule):
             }
         )
         self.loss_schedules = {}
-        self._progress = None
+        self._clock = Clock()
         self.distill_losses = ModuleDict(
             {
                 k: self._build_loss(k, v)
@@ -208,19 +225,12 @@ class ConfigurableDistiller(BaseModule):
 
     def _build_loss(self, name: str, config: dict) -> nn.Module:
         """Build a loss, and the schedule of its weight, if it has one."""
-        where = f'distill_losses[{name!r}]'
-        weight = isinstance(config, dict) and config.get('loss_weight')
-        if isinstance(weight, dict):
-            schedule = build_part(f'{where}: loss_weight', TASK_UTILS, weight)
-            if not callable(schedule):
-                raise ValueError(
-                    f'{where}: loss_weight: a {type(schedule).__name__} is no '
-                    f'schedule: it cannot be called with epoch and iteration'
-                )
+        loss, schedule = build_scheduled_loss(
+            f'distill_losses[{name!r}]', config
+        )
+        if schedule is not None:
             self.loss_schedules[name] = schedule
-            config = copy.copy(config)
-            config['loss_weight'] = 1.0
-        return build_part(where, MODELS, config)
+        return loss
 
     @staticmethod
     def _build_recorders(
@@ -485,11 +495,7 @@ class ConfigurableDistiller(BaseModule):
         Raises:
             ValueError: If one is a negative number or no integer.
         """
-        progress = Progress(epoch, iteration)
-        for name, value in progress._asdict().items():
-            if value is not None:
-                check_count(name, value, least=0)
-        self._progress = None if progress == Progress() else progress
+        self._clock.set(epoch, iteration)
 
     # A compiled step would take the weights for constants, and be compiled
     # anew for each of them.
@@ -497,9 +503,7 @@ class ConfigurableDistiller(BaseModule):
     def _scheduled_weights(self) -> dict[str, float]:
         if not self.loss_schedules:
             return {}
-        progress = self._progress
-        if progress is None:
-            progress = running_progress()
+        progress = self._clock.now()
         return {
             name: schedule(*progress)
             for name, schedule in self.loss_schedules.items()
@@ -524,28 +528,36 @@ class ConfigurableDistiller(BaseModule):
             entries[entry] = value.detach()
         return entries
 
-    def _read(self, source: dict, batch: dict[str, Any]) -> Any:
+    def _read(self, source: dict, batch: dict[str, Any], made: dict) -> Any:
+        """Get an argument; ``made`` is what connectors gave in this step."""
         if 'from_batch' in source:
             return batch[source['from_batch']]
+        name = source.get('connector')
+        if name is None:
+            return self._record(source)
+        key = _identity(source)
+        if key not in made:
+            inputs = {
+                argument: self._read(value, batch, made)
+                for argument, value in (
+                    source.get('connector_inputs') or {}
+                ).items()
+            }
+            made[key] = self.connectors[name](self._record(source), **inputs)
+        if source.get('connector_idx') is None:
+            return made[key]
+        if isinstance(made[key], Tensor):
+            raise ValueError(
+                f'connector {name!r} returned a tensor, there is no '
+                f'connector_idx={source["connector_idx"]}'
+            )
+        return made[key][source['connector_idx']]
+
+    def _record(self, source: dict) -> Any:
         recorder = self._recorders_of(source)[source['recorder']]
-        record = recorder.get_record(
+        return recorder.get_record(
             source.get('record_idx', 0), source.get('data_idx')
         )
-        if source.get('connector') is None:
-            return record
-        inputs = {
-            key: self._read(value, batch)
-            for key, value in (source.get('connector_inputs') or {}).items()
-        }
-        record = self.connectors[source['connector']](record, **inputs)
-        if source.get('connector_idx') is not None:
-            if isinstance(record, Tensor):
-                raise ValueError(
-                    f'connector {source["connector"]!r} returned a tensor, '
-                    f'there is no connector_idx={source["connector_idx"]}'
-                )
-            record = record[source['connector_idx']]
-        return record
 
     def compute_distill_losses(
         self, batch: Optional[dict[str, Any]] = None
@@ -569,10 +581,10 @@ class ConfigurableDistiller(BaseModule):
         """
         batch = batch or {}
         weights = self._scheduled_weights()
-        losses, terms = {}, {}
+        losses, terms, made = {}, {}, {}
         for name, loss in self.distill_losses.items():
             arguments = {
-                argument: self._read(source, batch)
+                argument: self._read(source, batch, made)
                 for argument, source in self.loss_forward_mappings[
                     name
                 ].items()
@@ -598,7 +610,7 @@ class ConfigurableDistiller(BaseModule):
         """Get what the mappings read from the batch.
 
         Returns:
-            set[str]: Some of ``'gt_label'``, ``'sample_idx'``, ``'inputs'``.
+            set[str]: Names that ``from_batch`` can have.
         """
 
         def walk(mapping: dict) -> Iterator[str]:

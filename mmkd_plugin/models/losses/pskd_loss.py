@@ -3,11 +3,11 @@
 from typing import Optional, Union
 
 import torch
-from mmengine.registry import MODELS, TASK_UTILS
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmkd_plugin.models.schedules.progress import running_progress
-from mmkd_plugin.utils.build import build_part
+from mmkd_plugin.models.schedules.scheduled_loss import build_schedule
 from mmkd_plugin.utils.checks import (
     check_choice,
     check_labels,
@@ -135,12 +135,7 @@ class PSKDLoss(nn.Module):
     ) -> None:
         super().__init__()
         if isinstance(alpha, dict):
-            self.alpha = build_part('alpha', TASK_UTILS, alpha)
-            if not callable(self.alpha):
-                raise ValueError(
-                    f'alpha: a {type(self.alpha).__name__} is no schedule: '
-                    f'it cannot be called with epoch and iteration'
-                )
+            self.alpha = build_schedule('alpha', alpha)
         else:
             self.alpha = check_number('alpha', alpha, least=0, most=1)
         self.reduction = check_choice('reduction', reduction, REDUCTIONS)

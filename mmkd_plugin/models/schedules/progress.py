@@ -5,6 +5,8 @@ from typing import NamedTuple, Optional
 
 from mmengine.logging import MessageHub
 
+from mmkd_plugin.utils.checks import check_count
+
 
 class Progress(NamedTuple):
     """Epoch and iteration, counted from 0; None where there is no count."""
@@ -52,3 +54,51 @@ def _is_epoch_based(hub: MessageHub) -> bool:
     return setting is not None and bool(
         re.search(r'\b(by_epoch=True|max_epochs=)', setting[0])
     )
+
+
+class Clock:
+    """What schedules go by: the runner, unless a time has been set.
+
+    Examples:
+        >>> clock = Clock()
+        >>> clock.set(epoch=3)
+        >>> clock.now()
+        Progress(epoch=3, iteration=None)
+    """
+
+    def __init__(self) -> None:
+        self._progress = None
+
+    def set(
+        self, epoch: Optional[int] = None, iteration: Optional[int] = None
+    ) -> None:
+        """Set the time of a training without a runner.
+
+        Args:
+            epoch (int, optional): The epoch, counted from 0. Defaults to
+                None; then no schedule may go by it.
+            iteration (int, optional): The iteration since the start of
+                training, counted from 0. Defaults to None, likewise.
+                Without both, the runner counts again.
+
+        Raises:
+            ValueError: If one is a negative number or no integer.
+        """
+        progress = Progress(epoch, iteration)
+        for name, value in progress._asdict().items():
+            if value is not None:
+                check_count(name, value, least=0)
+        self._progress = None if progress == Progress() else progress
+
+    def now(self) -> Progress:
+        """Get the time.
+
+        Returns:
+            Progress: What was set, else where the running training is.
+
+        Raises:
+            RuntimeError: If nothing was set and no runner is training.
+        """
+        if self._progress is not None:
+            return self._progress
+        return running_progress()
