@@ -136,3 +136,15 @@ def test_size_of_the_gradient_stays_over_temperatures(logits):
         )
         norms.append(gradient.norm())
     assert math.isclose(*norms, rel_tol=0.05)
+
+
+def test_high_temperature_matches_centred_logits(logits):
+    """Its gradient becomes the difference of the logits, over C and N."""
+    preds_S, preds_T = logits
+    preds_S = preds_S.detach().clone().requires_grad_()
+    KLDivergence(tau=1e4)(preds_S, preds_T).backward()
+    gap = preds_S.detach() - preds_T
+    gap = gap - gap.mean(dim=1, keepdim=True)
+    expected = gap / preds_S.numel()
+    bound = 1e-3 * expected.abs().max().item()
+    assert_close(preds_S.grad, expected, rtol=0, atol=bound)

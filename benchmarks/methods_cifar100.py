@@ -1,0 +1,179 @@
+"""Each method's config through tools/train.py on CIFAR-100, for a few steps.
+
+A teacher without training will do to see that every loss is finite and what a
+step costs. Each config runs as a user runs it, in a process of its own, on the
+first images of the data set; plain KD runs first and last. The time of a step
+is the median of those in the log, the first two left out; it is one of this
+config's networks, which are not the same in all rows.
+
+    OMP_NUM_THREADS=2 python benchmarks/methods_cifar100.py data/cifar100
+"""
+
+import argparse
+import copy
+import hashlib
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from methods import CONFIGS, METHODS, load
+from mmengine.registry import MODELS, init_default_scope
+
+TRAIN = os.path.join(CONFIGS, '..', 'tools', 'train.py')
+
+
+DATA = 'dataloader.dataset.dataset'
+
+
+def save_untrained(config: dict, folder: Path) -> str:
+    """Save a network as its initialisation leaves it, once."""
+    config = {k: v for k, v in config.items() if k != 'init_cfg'}
+    path = folder / f'{hashlib.sha256(repr(config).encode()).hexdigest()}.pth'
+    if not path.exists():
+        init_default_scope('mmpretrain')
+        torch.manual_seed(0)
+        torch.save(MODELS.build(copy.deepcopy(config)).state_dict(), path)
+    return str(path)
+
+
+def find(value: Any, name: str, path: str) -> Iterator[str]:
+    """Find the paths of a key in nested dicts and lists."""
+    if isinstance(value, (dict, list, tuple)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, part in items:
+            if key == name:
+                yield f'{path}.{key}'
+            yield from find(part, name, f'{path}.{key}')
+
+
+def settings(name: str, args: argparse.Namespace, folder: Path) -> dict:
+    """Make the settings that shorten a config, for the command line."""
+    config = load(name)
+    model = config.model.to_dict()
+    options = {
+        'train_dataloader.batch_size': args.batch,
+        f'train_{DATA}.data_root': args.data_root,
+        f'train_{DATA}.indices': args.batch * args.steps,
+        f'val_{DATA}.data_root': args.data_root,
+        f'val_{DATA}.indices': 100,
+        'train_cfg.max_epochs': 1,
+        'train_cfg.val_interval': 1,
+        'default_hooks.logger.interval': 1,
+        'default_hooks.checkpoint.interval': -1,
+    }
+    if 'batch_sampler' in config.train_dataloader:
+        options['train_dataloader.batch_sampler.batch_size'] = args.batch
+        options.pop('train_dataloader.batch_size')
+    for path in find(model, 'num_samples', 'model'):
+        options[path] = args.batch * args.steps
+    if 'teacher' in model:
+        options['model.teacher_ckpt'] = save_untrained(
+            model['teacher'], folder
+        )
+    for key, teacher in model.get('teachers', {}).items():
+        options[f'model.teachers.{key}.ckpt'] = save_untrained(
+            teacher['model'], folder
+        )
+    if 'init_cfg' in model:
+        options['model.init_cfg.checkpoint'] = save_untrained(
+            {k: v for k, v in model.items() if k != 'data_preprocessor'},
+            folder,
+        )
+    return options
+
+
+def run(name: str, args: argparse.Namespace, folder: Path) -> dict:
+    """Run a config.
+
+    Returns:
+        dict: ``terms``, the names of the loss terms, ``finite``, whether all
+        were, ``seconds`` of a step, and ``error``, the last line of a run
+        that failed.
+    """
+    work_dir = folder / name.removesuffix('.py')
+    options = settings(name, args, folder)
+    result = subprocess.run(
+        [
+            *(sys.executable, TRAIN, os.path.join(CONFIGS, name)),
+            *('--work-dir', str(work_dir), '--cfg-options'),
+            *(f'{key}={value}' for key, value in options.items()),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode:
+        lines = (result.stderr or result.stdout).strip().splitlines()
+        return dict(error=lines[-1] if lines else 'no output')
+    (log,) = work_dir.glob('*/vis_data/scalars.json')
+    steps = [json.loads(line) for line in log.read_text().splitlines()]
+    steps = [step for step in steps if 'time' in step and 'loss' in step]
+    terms = [key for key in steps[0] if 'loss' in key.rsplit('.')[-1]]
+    return dict(
+        terms=[term for term in terms if term != 'loss'] or ['loss'],
+        finite=all(math.isfinite(s[term]) for s in steps for term in terms),
+        seconds=statistics.median(step['time'] for step in steps[2:]),
+    )
+
+
+def main() -> None:
+    """Run all and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('data_root', help='folder of cifar-100-python')
+    parser.add_argument('--only', nargs='+', metavar='NAME')
+    parser.add_argument('--batch', type=int, default=32)
+    parser.add_argument('--steps', type=int, default=12)
+    args = parser.parse_args()
+    unknown = set(args.only or ()) - set(METHODS)
+    if unknown:
+        parser.error(f'{sorted(unknown)} are none of {list(METHODS)}')
+    args.data_root = os.path.abspath(args.data_root)
+    kd = METHODS['KD'].config
+    rows = [('KD', kd)]
+    for name, method in METHODS.items():
+        if name == 'KD' or name not in (args.only or METHODS):
+            continue
+        if method.first is not None:
+            rows.append((f'{name}, first run', method.first))
+        rows.append((name, method.config))
+    rows.append(('KD, once more', kd))
+    done, failed = {}, 0
+    with tempfile.TemporaryDirectory() as folder:
+        for place, (name, config) in enumerate(rows):
+            run_folder = Path(folder) / str(place)
+            run_folder.mkdir()
+            done[name] = run(config, args, run_folder)
+            print(f'{name}: {done[name]}', file=sys.stderr, flush=True)
+    times = [done[k].get('seconds') for k in ('KD', 'KD, once more')]
+    base = statistics.mean(times) if None not in times else math.nan
+    print(
+        f'\nCIFAR-100, batch {args.batch}, {args.steps} steps, '
+        f'{torch.get_num_threads()} threads, CPU, torch {torch.__version__}\n'
+    )
+    print('| method | config | loss terms | finite | ms a step | to KD |')
+    print('|---|---|---|---|---|---|')
+    for name, config in rows:
+        row = done[name]
+        if 'error' in row:
+            failed += 1
+            print(f'| {name} | {config} | failed: {row["error"]} | | | |')
+            continue
+        failed += not row['finite']
+        print(
+            f'| {name} | `{config.removesuffix(".py")}` | '
+            f'{", ".join(row["terms"])} | {"yes" if row["finite"] else "NO"} '
+            f'| {1000 * row["seconds"]:.0f} | {row["seconds"] / base:.2f} |'
+        )
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == '__main__':
+    main()
