@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Processes that share the test files; 0 for none but pytest itself.
+WORKERS ?= 2
 # Threads that wait busily make two processes on one machine crawl.
 export OMP_WAIT_POLICY ?= PASSIVE
 
@@ -14,7 +16,8 @@ demo: $(VENV)/.installed
 	$(BIN)/python tools/demo.py
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
+	  --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

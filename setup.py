@@ -43,6 +43,7 @@ setup(
         'coco': ['pycocotools>=2.0.8'],
         'tests': [
             'pytest>=7',
+            'pytest-xdist>=3.7',
             'ruff',
             'pycocotools>=2.0.8',
             'scikit-learn>=1.0',

@@ -47,12 +47,27 @@ METHODS = {
     'NKD': Method(PAIR.format('nkd'), 'response'),
     'SDD-KD': Method(PAIR.format('sdd_kd'), 'response'),
     'DIST': Method(PAIR.format('dist'), 'response'),
+    'WSLD': Method(PAIR.format('wsld'), 'response'),
     'FitNets': Method(PAIR.format('fitnets'), 'feature'),
     'AT': Method(PAIR.format('at'), 'feature'),
     'NST': Method(PAIR.format('nst'), 'feature'),
     'OFD': Method(PAIR.format('ofd'), 'feature'),
+    'ReviewKD': Method(PAIR.format('reviewkd'), 'feature'),
+    'SimKD': Method(PAIR.format('simkd'), 'feature'),
     'MGD': Method(PAIR.format('mgd'), 'feature'),
     'VID': Method(PAIR.format('vid'), 'feature'),
+    'FT': Method(
+        PAIR.format('ft'),
+        'feature',
+        first=PAIR.format('ft_init'),
+        link='model.distiller.connectors.paraphraser.checkpoint',
+    ),
+    'AB': Method(
+        PAIR.format('ab'),
+        'feature',
+        first=PAIR.format('ab_init'),
+        **_SNAPSHOT,
+    ),
     'FSP': Method(
         PAIR.format('fsp'),
         'relation',
@@ -63,6 +78,30 @@ METHODS = {
     'SP': Method(PAIR.format('sp'), 'relation'),
     'CC': Method(PAIR.format('cc'), 'relation'),
     'PKT': Method(PAIR.format('pkt'), 'relation'),
+    'CRD': Method(PAIR.format('crd'), 'relation'),
+    'mean of 3 teachers': Method(
+        'avgkd_r32x4_wrn40_2_vgg13_r8x4_cifar100.py', 'several teachers'
+    ),
+    'TAKD': Method(
+        'takd_r20x4_r8x4_cifar100.py',
+        'teacher assistant',
+        first='takd_r32x4_r20x4_cifar100.py',
+        left='snapshots/epoch_{}.pth',
+    ),
+    'born again': Method('ban_r18_cifar100.py', 'self'),
+    'BYOT': Method('byot_r18_cifar100.py', 'self'),
+    'DLB': Method('dlb_r18_cifar100.py', 'self'),
+    'PS-KD': Method('pskd_r18_cifar100.py', 'self'),
+    'TF-KD': Method('tfkd_r18_cifar100.py', 'self'),
+    'CS-KD': Method('cskd_r18_cifar100.py', 'self'),
+    'ONE': Method('one_r32_cifar100.py', 'online'),
+    'DML': Method('dml_r32_r32_cifar100.py', 'online'),
+    **{
+        f'KDCL, {target}': Method(
+            f'kdcl_{target}_r32_wrn162_cifar100.py', 'online'
+        )
+        for target in ('naive', 'linear', 'minlogit', 'general')
+    },
 }
 # Hooks that report on a run, or guard it; a comparison does without.
 _REPORTS = {
@@ -156,6 +195,12 @@ def on_digits(config: Config, num_images: int, epochs: int) -> None:
         type='DemoDigits', split='train', num_images=num_images
     )
     config.val_dataloader.dataset = dict(type='DemoDigits', split='test')
+    for hook in config.default_hooks.values():
+        if 'dataloader' in hook:
+            # Held-out images, a fifth as many more.
+            hook.dataloader.dataset = dict(
+                type='DemoDigits', split='val', num_images=num_images // 5 + 1
+            )
     config.val_evaluator = dict(type='Accuracy', topk=(1,))
     config.train_cfg.update(max_epochs=epochs, val_interval=epochs)
     config.param_scheduler = dict(

@@ -67,7 +67,6 @@ def settings(name: str, args: argparse.Namespace, folder: Path) -> dict:
         'train_cfg.max_epochs': 1,
         'train_cfg.val_interval': 1,
         'default_hooks.logger.interval': 1,
-        'default_hooks.checkpoint.interval': -1,
     }
     if 'batch_sampler' in config.train_dataloader:
         options['train_dataloader.batch_sampler.batch_size'] = args.batch
@@ -82,16 +81,19 @@ def settings(name: str, args: argparse.Namespace, folder: Path) -> dict:
         options[f'model.teachers.{key}.ckpt'] = save_untrained(
             teacher['model'], folder
         )
-    if 'init_cfg' in model:
-        options['model.init_cfg.checkpoint'] = save_untrained(
-            {k: v for k, v in model.items() if k != 'data_preprocessor'},
-            folder,
-        )
     return options
 
 
-def run(name: str, args: argparse.Namespace, folder: Path) -> dict:
+def run(
+    name: str, args: argparse.Namespace, folder: Path, links: dict
+) -> dict:
     """Run a config.
+
+    Args:
+        name (str): File name of the config.
+        args (argparse.Namespace): The arguments of this script.
+        folder (Path): An empty folder for the run.
+        links (dict): Settings that name what an earlier run has left.
 
     Returns:
         dict: ``terms``, the names of the loss terms, ``finite``, whether all
@@ -99,7 +101,7 @@ def run(name: str, args: argparse.Namespace, folder: Path) -> dict:
         that failed.
     """
     work_dir = folder / name.removesuffix('.py')
-    options = settings(name, args, folder)
+    options = {**settings(name, args, folder), **links}
     result = subprocess.run(
         [
             *(sys.executable, TRAIN, os.path.join(CONFIGS, name)),
@@ -137,20 +139,24 @@ def main() -> None:
         parser.error(f'{sorted(unknown)} are none of {list(METHODS)}')
     args.data_root = os.path.abspath(args.data_root)
     kd = METHODS['KD'].config
-    rows = [('KD', kd)]
+    rows = [('KD', kd, None)]
     for name, method in METHODS.items():
         if name == 'KD' or name not in (args.only or METHODS):
             continue
         if method.first is not None:
-            rows.append((f'{name}, first run', method.first))
-        rows.append((name, method.config))
-    rows.append(('KD, once more', kd))
+            rows.append((f'{name}, first run', method.first, None))
+        rows.append((name, method.config, method))
+    rows.append(('KD, once more', kd, None))
     done, failed = {}, 0
     with tempfile.TemporaryDirectory() as folder:
-        for place, (name, config) in enumerate(rows):
+        for place, (name, config, method) in enumerate(rows):
             run_folder = Path(folder) / str(place)
             run_folder.mkdir()
-            done[name] = run(config, args, run_folder)
+            links = {}
+            if method is not None and method.first is not None:
+                left = Path(folder, str(place - 1), method.first[:-3])
+                links[method.link] = str(left / method.left.format(1))
+            done[name] = run(config, args, run_folder, links)
             print(f'{name}: {done[name]}', file=sys.stderr, flush=True)
     times = [done[k].get('seconds') for k in ('KD', 'KD, once more')]
     base = statistics.mean(times) if None not in times else math.nan
@@ -160,7 +166,7 @@ def main() -> None:
     )
     print('| method | config | loss terms | finite | ms a step | to KD |')
     print('|---|---|---|---|---|---|')
-    for name, config in rows:
+    for name, config, _ in rows:
         row = done[name]
         if 'error' in row:
             failed += 1

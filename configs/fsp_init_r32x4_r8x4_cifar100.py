@@ -1,4 +1,4 @@
-# FSP, first of two stages: 30 epochs of the FSP loss alone, as in
+# FSP, first of two trainings: 30 epochs of the FSP loss alone, as in
 # RepDistiller, ResNet-32x4 to ResNet-8x4 on CIFAR-100. Then
 # fsp_r32x4_r8x4_cifar100.py.
 _base_ = ['_base_/pairs_cifar100.py', '_base_/methods/fsp.py']
@@ -7,10 +7,10 @@ model = dict(
     data_preprocessor=_base_.preprocessor,
     teacher=_base_.networks.r32x4,
     teacher_ckpt=_base_.teachers.r32x4.ckpt,
-    student=_base_.networks.r8x4,
+    student=dict(
+        _base_.networks.r8x4, type='PartlyFrozenClassifier', frozen=['head']
+    ),
 )
-# The class is that of methods/fsp.py.
-model['student'].pop('type')
 # The head has not learned anything yet: there is nothing to validate.
 train_cfg = dict(max_epochs=30, val_interval=30)
 param_scheduler = dict(milestones=[])

@@ -1,4 +1,4 @@
-# FSP, second of two stages: the student that has learned the teacher's flow
+# FSP, second of two trainings: the student that has learned the teacher's flow
 # learns the labels, without the teacher. ResNet-32x4 to ResNet-8x4 on
 # CIFAR-100. 72.62 in RepDistiller's table.
 _base_ = ['_base_/pairs_cifar100.py']

@@ -1,8 +1,11 @@
 """Fixtures that tests of several rooms share.
 
-The modules beside this file (``contract``, ``ddp``, ``toys``) can be imported
+The modules beside this file (``contracts``, ``ddp``, ``toys``) can be imported
 by all tests, since pytest puts this folder on ``sys.path``.
 """
+
+import gc
+import os
 
 import numpy as np
 import pytest
@@ -11,6 +14,31 @@ from shared_data import shared_file
 
 # Tests with processes of their own, and small tensors, are slower with more.
 torch.set_num_threads(1)
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+
+def pytest_collection_modifyitems(config, items):
+    """Let several workers begin with whole runs.
+
+    At the end one of them would have to wait for such a file of the other.
+    """
+    if hasattr(config, 'workerinput'):
+        items.sort(key=lambda item: 'test_tools' not in item.path.parts)
+
+
+def pytest_collection_finish():
+    """Let no garbage collection look through what stays until the end.
+
+    The engine collects garbage for each data set that it loads, in a second,
+    of all the modules and tests.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    """Let the end of the process find what it looks for."""
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -1,21 +1,16 @@
 """Run a function in real processes that talk to each other by gloo."""
 
+import gc
 import os
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from multiprocessing import set_forkserver_preload
 from pathlib import Path
 from typing import Any
 
+import forks  # noqa: F401  What the server of all processes imports.
 import torch
 from torch import distributed, multiprocessing
-
-# What takes seconds to import is imported once, by a server without threads
-# of which all processes are forks.
-set_forkserver_preload(
-    ['torch', 'mmengine.runner', 'mmpretrain.models', 'mmkd_plugin']
-)
 
 
 def _process(
@@ -26,6 +21,8 @@ def _process(
     args: tuple,
     environment: dict,
 ) -> None:
+    # As in conftest.py.
+    gc.freeze()
     # The server has that of its first call.
     os.environ.clear()
     os.environ.update(environment)

@@ -246,6 +246,12 @@ def test_config_builds(name):
     # What other runs leave.
     for checkpoint in ('checkpoint', 'student_ckpt'):
         config.model.pop(checkpoint, None)
+    if 'teachers' in config.model:
+        for teacher in config.model.teachers.values():
+            assert teacher.pop('ckpt')
+            teacher.model = network(teacher.model, 'teacher')
+        MODELS.build(config.model)
+        return
     if config.model.type != 'SingleTeacherDistill':
         network(config.model, 'teacher')
         return
@@ -370,6 +376,100 @@ def test_teacher_of_a_pair(method, pair, data):
         optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=5e-4)
     )
     assert theirs.train_dataloader == config.train_dataloader
+
+
+SCHEDULE = dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=5e-4)
+
+
+def test_average_of_teachers():
+    config = load('avgkd_r32x4_wrn40_2_vgg13_r8x4_cifar100.py')
+    needs = {item['key']: item['make'] for item in config.required_inputs}
+    names = ['r32x4', 'wrn40_2', 'vgg13']
+    assert list(config.model.teachers) == names
+    for name in names:
+        teacher = config.model.teachers[name]
+        stem = f'{TEACHERS[name]}_cifar100'
+        theirs = load(f'teachers/{stem}.py')
+        assert theirs.model.pop('data_preprocessor') == (
+            config.model.data_preprocessor
+        )
+        assert teacher == dict(
+            model=theirs.model, ckpt=f'work_dirs/{stem}/epoch_240.pth'
+        )
+        assert needs[f'model.teachers.{name}.ckpt'] == (
+            f'python tools/train.py configs/teachers/{stem}.py'
+        )
+    distiller = config.model.distiller
+    assert distiller.distill_losses == dict(
+        loss_kl=dict(type='KLDivergence', tau=4.0, loss_weight=1.0)
+    )
+    assert distiller.connectors == dict(
+        mean=dict(type='AverageProbabilities', tau=4.0)
+    )
+    preds = distiller.loss_forward_mappings.loss_kl.preds_T
+    read = [preds.recorder, *preds.connector_inputs]
+    assert [distiller.teacher_recorders[name].source for name in read] == [
+        f'{name}.head.fc' for name in names
+    ]
+    assert config.model.student.head.loss == dict(
+        type='CrossEntropyLoss', loss_weight=1.0
+    )
+    # CA-MKD's scripts.
+    assert config.optim_wrapper == dict(
+        optimizer=dict(SCHEDULE, nesterov=True)
+    )
+
+
+def test_teacher_assistant():
+    first = load('takd_r32x4_r20x4_cifar100.py')
+    second = load('takd_r20x4_r8x4_cifar100.py')
+    assistant = dict(first.model.student)
+    assistant['head'] = dict(assistant['head'])
+    # The weight of the loss is no matter of a teacher.
+    assert assistant['head'].pop('loss').loss_weight == 0.1
+    assert assistant == second.model.teacher
+    assert assistant['backbone'] == dict(type='CifarResNet', depth=20, width=4)
+    (hook,) = [h for h in first.custom_hooks if h.type == 'SnapshotHook']
+    assert first.train_cfg.max_epochs in hook.epochs
+    assert second.model.teacher_ckpt == (
+        'work_dirs/takd_r32x4_r20x4_cifar100/'
+        f'snapshots/epoch_{first.train_cfg.max_epochs}.pth'
+    )
+    assert second.required_inputs[0] == dict(
+        key='model.teacher_ckpt',
+        make='python tools/train.py configs/takd_r32x4_r20x4_cifar100.py',
+    )
+    # But for the networks, both are KD.
+    plain = load('kd_r32x4_r8x4_cifar100.py')
+    assert second.model.student == plain.model.student
+    for config in (first, second):
+        assert config.model.distiller == plain.model.distiller
+        assert config.optim_wrapper == plain.optim_wrapper
+
+
+def test_one():
+    config = load('one_r32_cifar100.py')
+    assert config.model.student.backbone == dict(type='CifarResNet', depth=32)
+    assert config.model.branch_from == 'backbone.layer3'
+    assert config.model.num_branches == 3
+    assert config.model.distill_loss == dict(
+        type='KLDivergence',
+        tau=3.0,
+        loss_weight=dict(type='SigmoidRamp', value=1.0, end=80),
+    )
+    # scripts/ONE_ResNet32.sh
+    assert config.train_cfg.max_epochs == 300
+    assert config.train_dataloader.batch_size == 128
+    assert config.param_scheduler.milestones == [151, 225]
+    optimizer = dict(SCHEDULE, lr=0.1, weight_decay=1e-4)
+    assert config.optim_wrapper == dict(optimizer=optimizer)
+    other = load('one_r18_cifar100.py')
+    assert other.model.student == load('kd_r34_r18_cifar100.py').resnet18
+    assert other.model.branch_from == 'backbone.layer4'
+    other.model.student = config.model.student
+    other.model.branch_from = config.model.branch_from
+    other.optim_wrapper.optimizer.weight_decay = 1e-4
+    assert other.to_dict() == config.to_dict()
 
 
 @pytest.mark.parametrize('name', LARGE)

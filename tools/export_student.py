@@ -42,6 +42,20 @@ def parse_args() -> argparse.Namespace:
         'they are exported anyway',
     )
     parser.add_argument(
+        '--student',
+        metavar='NAME',
+        help='which of several students that were trained together; the best '
+        'of the last validation by default',
+    )
+    parser.add_argument(
+        '--branch',
+        type=int,
+        default=0,
+        metavar='K',
+        help='branch of a student of ONE to export; 0, the student itself, '
+        'by default',
+    )
+    parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
@@ -67,10 +81,14 @@ def main() -> None:
             opset=args.opset,
             input_size=args.input_size,
             ema=args.ema,
+            branch=args.branch,
+            name=args.student,
         )
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         sys.exit(f'error: {error}')
     height, width = export.input_size
+    if export.student is not None:
+        print(f'student {export.student}')
     print(
         f'{export.num_classes} classes, images of {height}x{width} pixels\n'
         f'checkpoint: {export.checkpoint}\n'

@@ -12,7 +12,11 @@ from mmkd_plugin.engine.cpu_distributed import (
     end_distributed,
     prepare_distributed,
 )
-from mmkd_plugin.engine.export import student_config, take_student
+from mmkd_plugin.engine.export import (
+    choose_student,
+    student_config,
+    take_student,
+)
 from mmkd_plugin.engine.preflight import (
     fail,
     missing_inputs,
@@ -36,6 +40,12 @@ def parse_args() -> argparse.Namespace:
         '--work-dir', help='folder of logs; work_dirs/CONFIG by default'
     )
     parser.add_argument('--out', help='JSON file to write the metrics to')
+    parser.add_argument(
+        '--student',
+        metavar='NAME',
+        help='which of several students that were trained together; all of '
+        'them by default',
+    )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -76,13 +86,23 @@ def main() -> None:
                 )
             )
         weights = load_weights(args.checkpoint)
-        if 'student' in config.model:
+        # An ensemble is the whole model, and has no teacher.
+        ensemble = config.model.get('predict') == 'ensemble'
+        if args.student is not None or (
+            'student' in config.model and not ensemble
+        ):
             # The teacher is not needed, so neither is its checkpoint.
-            weights = take_student(weights, args.checkpoint)
+            name = choose_student(config.to_dict(), {}, args.student)
+            weights = take_student(weights, args.checkpoint, name=name)
             preprocessor = config.model.get('data_preprocessor')
-            config.model = student_config(config.to_dict())
+            config.model = student_config(config.to_dict(), name)
             if preprocessor is not None:
                 config.model.data_preprocessor = preprocessor
+            if name is not None:
+                # Not the loop of several.
+                config.test_cfg = dict()
+        # What the students started from need not be there any more.
+        config.model.pop('student_ckpts', None)
         prepare_distributed(config)
         runner = Runner.from_cfg(config)
         model = runner.model

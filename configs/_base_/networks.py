@@ -15,7 +15,9 @@ networks = {
     )
     for name, channels, backbone in [
         ('r32x4', 256, dict(type='CifarResNet', depth=32, width=4)),
+        ('r20x4', 256, dict(type='CifarResNet', depth=20, width=4)),
         ('r8x4', 256, dict(type='CifarResNet', depth=8, width=4)),
+        ('r32', 64, dict(type='CifarResNet', depth=32)),
         *(
             (
                 f'wrn{depth}_{width}',

@@ -8,18 +8,23 @@ import time
 from typing import Any, NoReturn, Optional, Union
 
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import (
     DATA_SAMPLERS,
     DATASETS,
     HOOKS,
     MODELS,
+    OPTIM_WRAPPER_CONSTRUCTORS,
     init_default_scope,
 )
 from mmengine.runner import Runner
+from torch import nn
 
 from mmkd_plugin.utils.build import build_part
 from mmkd_plugin.utils.checkpoint import read_checkpoint
 from mmkd_plugin.utils.checks import nearest
+
+from .optimizers import PerStudentOptimWrapperConstructor
 
 # Without ``required_inputs`` in the config, these paths are looked at.
 _USUAL_INPUTS = (
@@ -68,7 +73,14 @@ def missing_inputs(
     if inputs is None:
         inputs = config.get('required_inputs')
     if inputs is None:
-        inputs = [dict(key=key) for key in _USUAL_INPUTS]
+        teachers = _lookup(config, 'model.teachers') or {}
+        inputs = [
+            dict(key=key)
+            for key in (
+                *_USUAL_INPUTS,
+                *(f'model.teachers.{name}.ckpt' for name in teachers),
+            )
+        ]
     problems = []
     for item in [*inputs, dict(key='load_from')]:
         path = _lookup(config, item['key'])
@@ -196,10 +208,13 @@ def preflight(config: Config, script: Optional[str] = None) -> None:
 
     Looks for missing files, checks the options of the sampler, builds the
     model, which checks checkpoints, architectures and the mapping of the
-    losses, reads the checkpoint that the run goes on from, builds the
-    training set, and lets the sampler check its score cache and the teacher's
-    answers to the first images. Hooks with a ``check_inputs`` are built and
-    look at all of these.
+    losses, and the optimizers where each student has one, reads the
+    checkpoint that the run goes on from, builds the training set, lets a
+    model with a ``check_dataset`` look at that, and lets the sampler check
+    its score cache and the teacher's answers to the first images. Hooks with
+    a ``check_inputs`` are built and look at all of these; then a model with a
+    ``check_hooks``, and parts with a ``check_dataset_labels``, say if they
+    miss one.
 
     Args:
         config (Config): The config of a run.
@@ -224,6 +239,7 @@ def preflight(config: Config, script: Optional[str] = None) -> None:
         sampler = check_sampler(**loader['sampler'])
     # Some constructors of mmpretrain write into their config.
     model = MODELS.build(copy.deepcopy(config.model))
+    _check_optimizers(config.get('optim_wrapper') or {}, model)
     checkpoint, resumed = None, config.get('load_from')
     if resumed and '://' not in resumed:
         checkpoint = read_checkpoint(resumed)
@@ -239,6 +255,8 @@ def preflight(config: Config, script: Optional[str] = None) -> None:
             raise ValueError(f'the training set: {error}') from error
         if len(dataset) == 0:
             raise ValueError('the training set is empty')
+        if hasattr(model, 'check_dataset'):
+            model.check_dataset(dataset)
         if hasattr(sampler, 'check_inputs'):
             options = dict(loader['sampler'])
             options.pop('type')
@@ -246,6 +264,24 @@ def preflight(config: Config, script: Optional[str] = None) -> None:
             sampler.check_inputs(dataset, model, **options)
         for hook in _checking_hooks(config):
             hook.check_inputs(model, dataset, loader, checkpoint)
+        if hasattr(model, 'check_hooks'):
+            model.check_hooks()
+        for name, module in model.named_modules():
+            # A hook has handed them over, or there is none.
+            if hasattr(module, 'check_dataset_labels'):
+                try:
+                    module.check_dataset_labels()
+                except ValueError as error:
+                    raise ValueError(f'{name}: {error}') from error
+
+
+def _check_optimizers(config: dict, model: nn.Module) -> None:
+    """Check the optimizers of several students."""
+    constructor = config.get('constructor')
+    if isinstance(constructor, str):
+        constructor = OPTIM_WRAPPER_CONSTRUCTORS.get(constructor)
+    if constructor is PerStudentOptimWrapperConstructor:
+        build_optim_wrapper(model, config)
 
 
 def _checking_hooks(config: Config) -> list[Any]:

@@ -41,6 +41,18 @@ class BatchSamples(Sequence):
                     sample.set_field(label[None], 'gt_label')
         return self._samples
 
+    def rows(self, index: slice) -> 'BatchSamples':
+        """Get some of the samples, without making any.
+
+        Args:
+            index (slice): Which ones.
+
+        Returns:
+            BatchSamples: These, as they were when the batch was made.
+        """
+        label = None if self.gt_label is None else self.gt_label[index]
+        return BatchSamples(self.sample_idx[index], label)
+
     def __len__(self) -> int:
         return len(self.sample_idx)
 

@@ -323,7 +323,7 @@ def _prefix_hint(found: list[str], expected: set[str]) -> Optional[str]:
         return None
     if (num, prefix) == removed:
         hint = f'without the prefix `{prefix}` {num} keys match'
-        if prefix == 'student.':
+        if prefix == 'student.' or prefix.startswith('students.'):
             hint += '; tools/export_student.py writes the student alone'
         return f'Hint: {hint}.'
     return f'Hint: with the prefix `{prefix}` put before {num} keys match.'

@@ -40,6 +40,23 @@ def texts(axes):
     return [text.get_text() for text in axes.texts]
 
 
+def several_teachers():
+    return make(
+        teacher=None,
+        teachers=[
+            dict(
+                name=name,
+                architecture=f'Net-{i}',
+                parameters=10 * i,
+                metrics={'accuracy/top1': top1},
+            )
+            for i, (name, top1) in enumerate(
+                [('first', 97.0), ('second', 98.5)], 1
+            )
+        ],
+    )
+
+
 class TestThinCurve:
     def test_means_end_at_multiples_of_the_interval(self):
         curve = R.thin_curve([1, 2, 3, 4, 5, 6, 7], last_step=7, interval=3)
@@ -195,6 +212,31 @@ class TestTable:
         other = make('other', teacher=None, student=own['student'])
         lines = R.format_table([other, make('eeikd')]).splitlines()[2:]
         assert [x.split()[0] for x in lines] == ['teacher', 'other', 'eeikd']
+
+    def test_several_teachers_have_their_names(self):
+        report = several_teachers()
+        assert R.parse_report(json.dumps(report)) == report
+        lines = R.format_table([report, make('eeikd')]).splitlines()[2:]
+        assert [re.split(r'  +', line)[:3] for line in lines] == [
+            ['teacher first', '97.00', '-'],
+            ['teacher second', '98.50', '-'],
+            ['teacher', '99.60', '-'],
+            ['run', '94.00', '95.00'],
+            ['eeikd', '94.00', '95.00'],
+        ]
+        # A run that made one of them is its row.
+        own = make(
+            'made',
+            top1=(98.5,),
+            teacher=None,
+            student=dict(architecture='Net-2', parameters=20),
+        )
+        lines = R.format_table([own, report]).splitlines()[2:]
+        assert [re.split(r'  +', line)[0] for line in lines] == [
+            'teacher first',
+            'made',
+            'run',
+        ]
 
     def test_run_without_teacher_and_validation(self):
         lines = R.format_table([R.make_report(run_name='bare')]).splitlines()
@@ -377,6 +419,16 @@ class TestPage:
         assert '<code>train/loss</code>' in page
         assert '9 of 10 images right' in page
         assert 'lr = 0.1' in page
+
+    def test_several_teachers(self):
+        page = R.render_page([several_teachers()], [{}])
+        stats = re.findall(r'<b>([^<]*)</b><span>([^<]*)</span>', page)
+        assert stats[2:] == [
+            ('97.00', 'teacher first'),
+            ('98.50', 'teacher second'),
+            ('-4.50', 'student minus best teacher'),
+        ]
+        assert '<td>teacher second</td><td>Net-2</td>' in page
 
     def test_nothing_is_loaded_from_elsewhere(self):
         page = R.render_page([make()], [self.PICTURES])

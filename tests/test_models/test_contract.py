@@ -1,6 +1,6 @@
 """The contract that every registered loss and connector keeps.
 
-The entries, with their references in plain loops, are in ``contract.py``.
+The entries, with their references in plain loops, are in ``contracts``.
 """
 
 import copy
@@ -11,12 +11,8 @@ import sys
 
 import pytest
 import torch
-from contract import (
-    CONNECTORS,
-    LOSSES,
-    REGISTERED_CONNECTORS,
-    REGISTERED_LOSSES,
-)
+from contracts import CONNECTORS, LOSSES, merged, regions, relation
+from contracts.base import REGISTERED_CONNECTORS, REGISTERED_LOSSES
 from mmengine.registry import MODELS, DefaultScope
 from torch.testing import assert_close
 
@@ -49,7 +45,9 @@ connector_cases = pytest.mark.parametrize(
 
 def build(name, options=None, **more):
     torch.manual_seed(7)
-    return MODELS.build(dict(type=name, **(options or {}), **more))
+    module = MODELS.build(dict(type=name, **(options or {}), **more))
+    prepare = getattr(LOSSES.get(name), 'prepare', None)
+    return module if prepare is None else prepare(module)
 
 
 def student_side(name, inputs, requires_grad=True):
@@ -89,6 +87,13 @@ def test_every_loss_has_an_entry():
 
 def test_every_connector_has_an_entry():
     assert set(CONNECTORS) == set(REGISTERED_CONNECTORS)
+
+
+def test_no_two_entries_of_one_name():
+    with pytest.raises(
+        ValueError, match=r'SDDLoss .* in contracts\.regions and in contracts'
+    ):
+        merged('LOSSES', [relation, regions, regions])
 
 
 @pytest.mark.parametrize('name', REGISTERED)
@@ -172,6 +177,15 @@ def test_loss_gradient(name, case):
     inputs = student_side(name, case.inputs(3))
     loss = build(name, case.options).double()
     names = LOSSES[name].student
+    if LOSSES[name].held is not None:
+        # What is detached of the student is no constant for gradcheck.
+        held = LOSSES[name].held(case.inputs(3), case.options)
+        expected = torch.autograd.grad(
+            held(**inputs).sum(), [inputs[key] for key in names]
+        )
+        loss(**inputs).sum().backward()
+        assert_close(gradients(name, inputs), list(expected))
+        return
     torch.autograd.gradcheck(
         lambda *tensors: loss(
             **{**inputs, **dict(zip(names, tensors, strict=True))}
@@ -243,7 +257,7 @@ def test_loss_ignores_autocast(name, case, dtype):
 @pytest.mark.parametrize(('name', 'inputs'), listed(LOSSES, 'extremes'))
 def test_loss_extreme(name, inputs, dtype):
     variants = [case.options for case in LOSSES[name].cases.values()]
-    for options in [*variants, dict(tau=4.0)]:
+    for options in [*variants, dict(variants[0], tau=4.0)]:
         if (
             'tau' in options
             and 'tau' not in inspect.signature(REGISTERED[name]).parameters
@@ -309,6 +323,31 @@ def test_loss_copies_after_a_step(name, case):
 
 
 @loss_cases
+@pytest.mark.parametrize('batch', [0, 4])
+def test_loss_reaches_its_parameters(name, case, batch):
+    """DDP waits for a gradient of every one of them."""
+    loss = build(name, case.options)
+    value = loss(**student_side(name, case.inputs(batch)))
+    value.sum().backward()
+    for parameter in loss.parameters():
+        assert parameter.grad is not None
+        assert bool(parameter.grad.any()) is (batch > 0)
+
+
+@loss_cases
+def test_loss_changes_in_training_alone(name, case):
+    loss = build(name, case.options).eval()
+    before = copy.deepcopy(loss.state_dict())
+    inputs = student_side(name, case.inputs(4))
+    value = loss(**inputs)
+    value.sum().backward()
+    assert_close(loss(**inputs), value, rtol=0, atol=0)
+    with torch.no_grad():
+        assert_close(loss.train()(**inputs), value, rtol=0, atol=0)
+    assert_close(loss.state_dict(), before, rtol=0, atol=0, equal_nan=True)
+
+
+@loss_cases
 def test_loss_leaves_teacher_alone(name, case):
     inputs = student_side(name, case.inputs(4))
     for key in LOSSES[name].teacher:
@@ -331,11 +370,18 @@ def test_loss_leaves_inputs_alone(name, case):
 # --------------------------------------------------------- connectors
 
 
+def joined(value):
+    """Put what a connector returned side by side where it is a tuple."""
+    if isinstance(value, tuple):
+        return torch.cat([part.flatten(1) for part in value], dim=1)
+    return value
+
+
 def run(connector, inputs):
     """Pass the record by position and the rest by name, as a distiller."""
     record, *_ = inputs.values()
     rest = dict(list(inputs.items())[1:])
-    return connector(record, **rest)
+    return joined(connector(record, **rest))
 
 
 def finite(value):
@@ -357,21 +403,20 @@ def test_connector_value(name, case):
     connector = build(name, case.options).double()
     expected = CONNECTORS[name].reference(connector, **inputs, **case.options)
     value = run(connector, inputs)
-    assert_close(value, expected, rtol=1e-12, atol=1e-12)
+    assert_close(value, joined(expected), rtol=1e-12, atol=1e-12)
 
 
 @connector_cases
 def test_connector_gradient(name, case):
     inputs = case.inputs(3)
     connector = build(name, case.options).double()
-    record, *others = inputs
-    rest = {key: inputs[key] for key in others}
-    record = inputs[record].requires_grad_()
+    record, *_ = inputs
     torch.autograd.gradcheck(
-        lambda tensor: finite(connector(tensor, **rest)), [record]
+        lambda tensor: finite(run(connector, {**inputs, record: tensor})),
+        [inputs[record].requires_grad_()],
     )
-    finite(connector(record, **rest)).pow(2).sum().backward()
-    assert record.grad.abs().sum() > 0
+    finite(run(connector, inputs)).pow(2).sum().backward()
+    assert inputs[record].grad.abs().sum() > 0
     for parameter in connector.parameters():
         assert parameter.grad is not None
 

@@ -104,3 +104,18 @@ def test_predictions_of_a_head(head):
 def test_pickled():
     samples = pickle.loads(pickle.dumps(make_samples()))
     assert samples[1].gt_label.tolist() == [0]
+
+
+@pytest.mark.parametrize('labels', [True, False])
+def test_rows(labels):
+    samples = make_samples(labels)
+    some = samples.rows(slice(0, None, 2))
+    assert isinstance(some, BatchSamples)
+    assert some.sample_idx.tolist() == [11, 7]
+    assert [s.sample_idx for s in some] == [11, 7]
+    if labels:
+        assert [s.gt_label.item() for s in some] == [2, 1]
+    else:
+        assert some.gt_label is None
+    # Nothing was made for it.
+    assert samples._samples is None

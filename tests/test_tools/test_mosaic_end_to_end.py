@@ -4,12 +4,12 @@ import json
 import pickle
 import re
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forks import ToolProcess, run_ranks
 from mmengine.config import Config
 from PIL import Image
 from test_train_end_to_end import (
@@ -23,7 +23,6 @@ from test_train_end_to_end import (
     log_of,
     real_cifar100,
     real_images,
-    run,
     save_untrained,
 )
 
@@ -117,20 +116,20 @@ def runs(tmp_path_factory, real):
     seed = int(np.random.default_rng().integers(2**32))
     print(f'kill seed {seed}')
 
-    def whole():
-        return run(command(REAL, folder / 'whole', *real))
+    def fork(name, *options, flags=()):
+        return ToolProcess(
+            command(REAL, folder / name, *real, *options, flags=flags)[1:],
+            ENV,
+            folder / f'{name}.txt',
+        )
 
-    def killed():
-        work_dir = folder / 'killed'
-        # Another number of workers, to show that it does not matter.
-        options = [*real, 'train_dataloader.num_workers=2']
-        arguments = command(REAL, work_dir, *options)
-        kill_at_random(arguments, work_dir, np.random.default_rng(seed))
-        assert not (work_dir / 'epoch_3.pth').exists()
-        return run(command(REAL, work_dir, *options, flags=['--resume']))
-
-    with ThreadPoolExecutor() as pool:
-        outs = [run.result() for run in map(pool.submit, (whole, killed))]
+    # Another number of workers, to show that it does not matter.
+    workers = 'train_dataloader.num_workers=2'
+    whole, killed = fork('whole'), fork('killed', workers)
+    kill_at_random(killed, folder / 'killed', np.random.default_rng(seed))
+    assert not (folder / 'killed' / 'epoch_3.pth').exists()
+    resumed = fork('killed', workers, flags=['--resume'])
+    outs = whole.text(), resumed.text()
     return folder / 'whole', folder / 'killed', *outs
 
 
@@ -235,21 +234,19 @@ def test_sdd_in_two_processes(tmp_path, demo):
         f'model = dict(distiller=dict(_delete_=True, **{sdd.to_dict()}))\n'
     )
 
-    out = run(
-        [
-            'bash',
-            *map(str, (ROOT / 'tools' / 'dist_train.sh', config, 2)),
-            *('--work-dir', str(tmp_path / 'run')),
-            '--cfg-options',
-            *demo,
-            'train_dataloader.batch_size=4',
-            'train_dataloader.sampler.num_samples=24',
-            f'{HOOK}.student_steps=2',
-            f'{HOOK}.picture_interval=2',
-            'train_cfg.max_epochs=2',
-            'param_scheduler=None',
-        ]
+    arguments = command(
+        config,
+        tmp_path / 'run',
+        *demo,
+        'train_dataloader.batch_size=4',
+        'train_dataloader.sampler.num_samples=24',
+        f'{HOOK}.student_steps=2',
+        f'{HOOK}.picture_interval=2',
+        'train_cfg.max_epochs=2',
+        'param_scheduler=None',
+        flags=['--launcher', 'pytorch'],
     )
+    out = ''.join(run_ranks(arguments[1:], ENV, tmp_path))
     # Of one of the two alone.
     assert out.count('Epoch(train) [2][3/3]') == 1
     assert out.count('MosaicKD: generator of ') == 1

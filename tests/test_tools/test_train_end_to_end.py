@@ -5,17 +5,16 @@ import io
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forks import ToolProcess, format_once
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
@@ -93,20 +92,11 @@ def load_tool(name):
 
 def call(tool, arguments):
     """Call a tool with a command line."""
-    format_code = yapf_api.FormatCode
-    texts = {}
-
-    def format_once(text, **style):
-        # The engine formats the config of a run for each of its checkpoints.
-        if text not in texts:
-            texts[text] = format_code(text, **style)
-        return texts[text]
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, 'argv', [*map(str, arguments)])
         # Tools set it.
         patch.setenv('LOCAL_RANK', '0')
-        patch.setattr(yapf_api, 'FormatCode', format_once)
+        patch.setattr(yapf_api, 'FormatCode', format_once())
         tool.main()
 
 
@@ -131,21 +121,13 @@ def weights(path):
     return state
 
 
-def kill_at_random(arguments, work_dir, rng):
-    """Start a run, kill it some time after its first checkpoint."""
-    process = subprocess.Popen(
-        arguments,
-        env=ENV,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+def kill_at_random(process, work_dir, rng):
+    """Kill a run some time after its first checkpoint."""
     while not (work_dir / 'last_checkpoint').exists():
-        assert process.poll() is None, 'ended before its first checkpoint'
+        assert process.running(), 'ended before its first checkpoint'
         time.sleep(0.01)
     time.sleep(rng.uniform(0, 0.5))
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
 
 
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, teacher, tool):
@@ -155,22 +137,21 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, teacher, tool):
     print(f'kill seed {seed}')
     work_dir = tmp_path / 'killed'
 
-    def killed():
+    def fork(*flags):
         # Another number of workers, to show that it does not matter.
         arguments = [*options, 'train_dataloader.num_workers=2']
-        kill_at_random(
-            command(config, work_dir, *arguments),
-            work_dir,
-            random.Random(seed),
+        return ToolProcess(
+            command(config, work_dir, *arguments, flags=flags)[1:],
+            ENV,
+            tmp_path / 'out.txt',
         )
-        assert not (work_dir / 'epoch_6.pth').exists()
-        return run(command(config, work_dir, *arguments, flags=['--resume']))
 
+    kill_at_random(fork(), work_dir, random.Random(seed))
+    assert not (work_dir / 'epoch_6.pth').exists()
+    resumed = fork('--resume')
     # Both at once, as there are two cores nearly everywhere.
-    with ThreadPoolExecutor() as pool:
-        out = pool.submit(killed)
-        call(tool, command(config, tmp_path / 'whole', *options)[1:])
-    assert 'resumed epoch' in out.result()
+    call(tool, command(config, tmp_path / 'whole', *options)[1:])
+    assert 'resumed epoch' in resumed.text()
     one = weights(tmp_path / 'whole' / 'epoch_6.pth')
     two = weights(work_dir / 'epoch_6.pth')
     assert one.keys() == two.keys()

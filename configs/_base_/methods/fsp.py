@@ -1,10 +1,9 @@
-# FSP, first stage: 50 for each of the three pairs of a stage's input and
-# output, nothing else. The head does not learn here, and the second stage of
-# the training starts from the snapshot at the end.
+# FSP, first of two trainings: 50 for each of the three pairs of a stage's
+# input and output, nothing else. The head does not learn here, and the second
+# training starts from the snapshot at the end.
 _base_ = ['features.py']
 
 model = dict(
-    student=dict(type='PartlyFrozenClassifier', frozen=['head']),
     calculate_student_loss=False,
     distiller=dict(
         student_recorders=dict(

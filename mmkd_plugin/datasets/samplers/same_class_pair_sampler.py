@@ -10,24 +10,9 @@ from mmengine.logging import print_log
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import Dataset
 
+from mmkd_plugin.datasets.dataset_labels import dataset_labels
+
 from .subset_sampler import SubsetSampler
-
-
-def _labels(dataset: Dataset) -> np.ndarray:
-    """Get the label of every image without reading an image."""
-    if getattr(dataset, 'labels', None) is not None:
-        return np.asarray(dataset.labels)
-    if hasattr(dataset, 'get_gt_labels'):
-        try:
-            return np.asarray(dataset.get_gt_labels())
-        except KeyError:
-            # An unlabeled data set of mmpretrain.
-            pass
-    raise ValueError(
-        f'SameClassPairSampler needs the labels of the images, but '
-        f'got {type(dataset).__name__}, which gives none by labels or '
-        f'get_gt_labels(): use a labeled data set (with_label=True)'
-    )
 
 
 @DATA_SAMPLERS.register_module()
@@ -74,12 +59,7 @@ class SameClassPairSampler(SubsetSampler):
         seed: Optional[int] = None,
     ) -> None:
         super().__init__(dataset, shuffle=shuffle, seed=seed)
-        labels = _labels(dataset)
-        if labels.shape != (len(dataset),):
-            raise ValueError(
-                f'one label an image is needed, but got labels of shape '
-                f'{labels.shape} for {len(dataset)} images'
-            )
+        labels = dataset_labels(dataset, type(self).__name__)
         self.indices = np.arange(len(labels))
         # Images sorted by class, and for each image its place in this order,
         # where its class starts and how many there are.

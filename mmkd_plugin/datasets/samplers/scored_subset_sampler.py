@@ -179,7 +179,7 @@ class ScoredSubsetSampler(SubsetSampler):
         """Get the teacher and its preprocessor, ready to run."""
         if teacher is None:
             algorithm = running_algorithm()
-            if algorithm is None:
+            if not hasattr(algorithm, 'teacher'):
                 raise ValueError(
                     f'{cls.__name__} has no teacher: use it in a run whose '
                     f'model is a SingleTeacherDistill, or give teacher, '

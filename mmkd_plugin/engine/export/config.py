@@ -27,11 +27,13 @@ def walk(config: Any) -> Iterator[dict]:
             yield from walk(part)
 
 
-def student_config(config: dict) -> dict:
+def student_config(config: dict, name: Optional[str] = None) -> dict:
     """Get the student of a config as a model of its own.
 
     Args:
         config (dict): A distillation config, or that of a classifier.
+        name (str, optional): Which one, where there are several. Defaults to
+            None.
 
     Returns:
         dict: Config of the model, without preprocessor, training options and
@@ -43,7 +45,10 @@ def student_config(config: dict) -> dict:
     model = config.get('model')
     if not isinstance(model, dict):
         raise ValueError('the config has no `model`')
-    model = model.get('student', model)
+    if name is not None:
+        model = model['students'][name]
+    else:
+        model = model.get('student', model)
     if 'cfg_path' in model:
         model = read_architecture(model).to_dict()
         model.pop('_scope_', None)

@@ -7,7 +7,13 @@ from mmkd_plugin.utils.checks import check_number
 
 from .config import foreign_packages, short, walk
 
-_PREPROCESSORS = ('BatchAugDataPreprocessor', 'ClsDataPreprocessor')
+_PREPROCESSORS = (
+    'BatchAugDataPreprocessor',
+    'ClsDataPreprocessor',
+    # Takes the views that a pipeline makes.
+    'SelfSupDataPreprocessor',
+)
+_REVERSE = ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr')
 # What a preprocessor does outside of training.
 _TEST_OPTIONS = ('mean', 'std', 'pad_size_divisor', 'pad_value')
 
@@ -26,7 +32,7 @@ def plain_preprocessor(config: dict) -> dict:
     plain.update({k: given[k] for k in _TEST_OPTIONS if k in given})
     # The student's order is that of the data, reversed if `to_rgb`. Files
     # are loaded as BGR.
-    reverse = bool(given.get('to_rgb', False))
+    reverse = any(given.get(option) for option in _REVERSE)
     plain['to_rgb'] = reverse == _loads_bgr(config, name)
     return plain
 
@@ -38,7 +44,7 @@ def _loads_bgr(config: dict, preprocessor: str) -> bool:
         if isinstance(dataset, dict):
             return file_pipeline(dataset) is not None
     # Without data, the usual data of the preprocessor.
-    return preprocessor == 'ClsDataPreprocessor'
+    return preprocessor != 'BatchAugDataPreprocessor'
 
 
 def file_pipeline(dataset: dict) -> Optional[list]:

@@ -19,6 +19,7 @@ from mmkd_plugin.utils.checkpoint import (
 )
 from mmkd_plugin.version import __version__
 
+from .choice import choose_student
 from .classes import find_classes
 from .config import (
     foreign_packages,
@@ -32,6 +33,7 @@ from .onnx_file import check_onnx_packages, compare_onnx, to_onnx
 
 HEADER = '# Exported by mmkd_plugin (tools/export_student.py).\n'
 _STUDENT = 'student.'
+_BRANCHES = 'branches.'
 
 
 @dataclass
@@ -49,6 +51,8 @@ class Export:
             student needs; empty for students of mmpretrain.
         deviation (float, optional): Largest deviation of onnxruntime's
             logits, relative to the largest logit.
+        student (str, optional): Name of the student, where there were
+            several.
     """
 
     checkpoint: str
@@ -59,6 +63,7 @@ class Export:
     classes: Optional[list[str]]
     packages: list[str]
     deviation: Optional[float]
+    student: Optional[str] = None
 
 
 def export_student(
@@ -70,6 +75,8 @@ def export_student(
     opset: Optional[int] = None,
     input_size: Optional[Union[int, Sequence[int]]] = None,
     ema: bool = False,
+    branch: int = 0,
+    name: Optional[str] = None,
 ) -> Export:
     """Write the student of a distillation as a model of plain mmpretrain.
 
@@ -103,6 +110,10 @@ def export_student(
             ``EMAHook`` stores them in place of the trained ones, so they
             are exported in any case where there are some. Defaults to
             False.
+        branch (int): Which branch of a student of :class:`ONE`. Defaults to
+            0, the student itself.
+        name (str, optional): Which of several students that were trained
+            together, see :func:`choose_student`. Defaults to None, the best.
 
     Returns:
         Export: What was written.
@@ -111,9 +122,9 @@ def export_student(
         FileNotFoundError: If the checkpoint or a folder does not exist.
         ImportError: If ``onnx`` is given and packages for it are missing.
         ValueError: If config and checkpoint do not fit, the checkpoint is
-            none, the input size is unknown, a file would be overwritten
-            that must not be, or the ONNX file does not reproduce the
-            logits.
+            none or lacks the branch, the input size is unknown, a file would
+            be overwritten that must not be, or the ONNX file does not
+            reproduce the logits.
     """
     out_config = _check_outputs(config, checkpoint, out, onnx)
     if onnx is not None:
@@ -125,7 +136,8 @@ def export_student(
             f'with EMAHook'
         )
     plain = config.to_dict()
-    model_config = student_config(plain)
+    name = choose_student(plain, source, name)
+    model_config = student_config(plain, name)
     preprocessor = plain_preprocessor(plain)
     pipeline, size = pipeline_and_size(plain, input_size)
 
@@ -133,8 +145,8 @@ def export_student(
         packages = foreign_packages(model_config)
         student = _build(dict(model_config, data_preprocessor=preprocessor))
         weights = find_weights(source, checkpoint)
-        if 'student' in plain['model']:
-            weights = take_student(weights, checkpoint)
+        if branch or name or 'student' in plain['model']:
+            weights = take_student(weights, checkpoint, branch, name)
         load_strict(student, weights, 'student', checkpoint)
         student.train(False)
         num_classes = _count_classes(student, size)
@@ -187,6 +199,7 @@ def export_student(
         classes,
         sorted(packages),
         deviation,
+        name,
     )
 
 
@@ -223,37 +236,62 @@ def _build(config: dict) -> nn.Module:
     return MODELS.build(Config.fromstring(text, '.py').model)
 
 
-def take_student(weights: dict[str, Tensor], path: str) -> dict[str, Tensor]:
+def take_student(
+    weights: dict[str, Tensor],
+    path: str,
+    branch: int = 0,
+    name: Optional[str] = None,
+) -> dict[str, Tensor]:
     """Get the student's weights out of those of a distillation.
 
     Args:
-        weights (dict[str, Tensor]): Weights of a ``SingleTeacherDistill``.
+        weights (dict[str, Tensor]): Weights of a ``SingleTeacherDistill`` or
+            the like.
         path (str): Where they came from, for messages.
+        branch (int): Which branch of a student of :class:`ONE`. Defaults to
+            0, the student itself.
+        name (str, optional): Which one of the students of a :class:`DML` or
+            the like. Defaults to None, for models with one student.
 
     Returns:
         dict[str, Tensor]: The student's, under its own names.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If there are none, or none of the branch.
     """
-    taken = OrderedDict(
-        (key.removeprefix(_STUDENT), value)
-        for key, value in weights.items()
-        if key.startswith(_STUDENT)
-    )
+    prefix = _STUDENT if name is None else f'students.{name}.'
+    taken = _under(prefix, weights)
     if not taken:
         raise ValueError(
-            f'{path} holds no weights of a student (`{_STUDENT}*`), its keys '
+            f'{path} holds no weights of a student (`{prefix}*`), its keys '
             f'are {", ".join(list(weights)[:4])}, ...: it is no checkpoint '
             f'of a distillation. Give a classifier with its own config'
         )
+    if branch:
+        own = _under(f'{_BRANCHES}{branch}.', weights)
+        if not own:
+            known = {key.split('.')[0] for key in _under(_BRANCHES, weights)}
+            raise ValueError(
+                f'{path} has no branch {branch}; there is '
+                f'{", ".join(["0 (the student)", *sorted(known, key=int)])}'
+            )
+        # It stands on what comes before the branching point.
+        taken.update(own)
     metadata = getattr(weights, '_metadata', {})
     taken._metadata = {
-        f'{name}.'.removeprefix(_STUDENT).removesuffix('.'): value
-        for name, value in metadata.items()
-        if f'{name}.'.startswith(_STUDENT)
+        f'{key}.'.removeprefix(prefix).removesuffix('.'): value
+        for key, value in metadata.items()
+        if f'{key}.'.startswith(prefix)
     }
     return taken
+
+
+def _under(prefix: str, weights: dict[str, Tensor]) -> OrderedDict:
+    return OrderedDict(
+        (key.removeprefix(prefix), value)
+        for key, value in weights.items()
+        if key.startswith(prefix)
+    )
 
 
 class _Logits(nn.Module):

@@ -1,6 +1,8 @@
 """Hooks."""
 
+from .dataset_labels_hook import DatasetLabelsHook
 from .distill_report_hook import DistillReportHook
+from .error_covariance_hook import ErrorCovarianceHook
 from .evaluate_teacher_hook import EvaluateTeacherHook
 from .interval_param_scheduler_hook import IntervalParamSchedulerHook
 from .mosaic_generator_hook import MosaicGeneratorHook
@@ -12,7 +14,9 @@ from .snapshot_hook import SnapshotHook
 from .weight_distance_hook import WeightDistanceHook
 
 __all__ = [
+    'DatasetLabelsHook',
     'DistillReportHook',
+    'ErrorCovarianceHook',
     'EvaluateTeacherHook',
     'IntervalParamSchedulerHook',
     'MosaicGeneratorHook',

@@ -55,7 +55,8 @@ class DistillReportHook(Hook):
     evaluator does, the hook takes it that the k-th sample of rank r is the
     number ``k * world_size + r`` of the data set, and leaves out those beyond
     its end. So every image counts once. Where a sample has not exactly one
-    true and one predicted class there is no matrix.
+    true and one predicted class there is no matrix. Of several students that
+    are trained together, it is that of the model's ``main_student``.
 
     Args:
         metric (str): The validation metric, higher is better, which is shown
@@ -253,9 +254,10 @@ class DistillReportHook(Hook):
 
     def _report(self, runner) -> dict:
         model = get_ori_model(runner.model)
-        teacher = getattr(model, 'teacher', None)
         metrics = runner.message_hub.get_info('teacher_metrics')
-        has_teacher = teacher is not None or bool(metrics)
+        several = getattr(model, 'teachers', {})
+        teacher = getattr(model, 'teacher', None)
+        has_teacher = teacher is not None or (bool(metrics) and not several)
         selection = Path(runner.work_dir) / 'selection' / 'selection.json'
         return make_report(
             run_name=Path(runner.work_dir).resolve().name,
@@ -269,10 +271,18 @@ class DistillReportHook(Hook):
             validations=self._state['validations'],
             confusion=self._state['confusion'],
             classes=validation_classes(runner),
-            student=_describe(getattr(model, 'student', model)),
+            **_describe_students(model),
             teacher=dict(_describe(teacher), metrics=metrics)
             if has_teacher
             else None,
+            teachers=[
+                dict(
+                    _describe(one),
+                    name=name,
+                    metrics=(metrics or {}).get(name),
+                )
+                for name, one in several.items()
+            ],
             selection=json.loads(selection.read_text(encoding='utf-8'))
             if selection.is_file()
             else None,
@@ -301,6 +311,19 @@ def _describe(model: Optional[nn.Module]) -> dict:
     return dict(
         architecture=name if depth is None else f'{name}-{depth}',
         parameters=sum(p.numel() for p in model.parameters()),
+    )
+
+
+def _describe_students(model: nn.Module) -> dict:
+    students = getattr(model, 'students', None)
+    if students is None:
+        return dict(student=_describe(getattr(model, 'student', model)))
+    return dict(
+        student=dict(
+            architecture=f'{len(students)} students',
+            main=model.main_student,
+        ),
+        students={name: _describe(s) for name, s in students.items()},
     )
 
 

@@ -22,7 +22,7 @@ from .files import (
 )
 from .rendering import svg
 from .style import DASHES, SERIES, STYLE
-from .table import run_length, table_rows, teacher_rows
+from .table import run_length, run_row, table_rows, teacher_rows
 from .text import format_count, format_score
 
 # Per section, the captions of its pictures.
@@ -100,8 +100,8 @@ def render_page(
 
 
 def _stats_html(report: Mapping) -> str:
-    rows = {row.is_teacher: row for row in table_rows([report])}
-    student, teacher = rows[False], rows.get(True)
+    student = run_row(report)
+    teachers = [row for row in table_rows([report]) if row.is_teacher]
     stats = []
     if student.last is not None:
         stats.append((format_score(student.last), 'student, last'))
@@ -109,15 +109,15 @@ def _stats_html(report: Mapping) -> str:
         stats.append(
             (format_score(student.best), f'student, best ({student.best_at})')
         )
-    if teacher is not None:
-        if teacher.last is not None:
-            stats.append((format_score(teacher.last), 'teacher'))
-        if teacher.last is not None and student.last is not None:
-            gap = student.last - teacher.last
-            stats.append((f'{gap:+.2f}', 'student minus teacher'))
-        if teacher.parameters and student.parameters:
-            ratio = teacher.parameters / student.parameters
-            stats.append((f'{ratio:.1f} x', 'fewer parameters'))
+    scores = {t.name: t.last for t in teachers if t.last is not None}
+    stats += [(format_score(score), name) for name, score in scores.items()]
+    best = 'best teacher' if len(teachers) > 1 else 'teacher'
+    if scores and student.last is not None:
+        gap = student.last - max(scores.values())
+        stats.append((f'{gap:+.2f}', f'student minus {best}'))
+    if len(teachers) == 1 and teachers[0].parameters and student.parameters:
+        ratio = teachers[0].parameters / student.parameters
+        stats.append((f'{ratio:.1f} x', 'fewer parameters'))
     if not stats:
         return ''
     cards = ''.join(
@@ -226,10 +226,12 @@ def _confusion_html(report: Mapping, level: str) -> str:
         return ''
     matrix, classes = np.asarray(report['confusion']), report['classes']
     total, hits = int(matrix.sum()), int(np.trace(matrix))
+    main = report['student'].get('main')
+    of = f' of student {html.escape(main)}' if main else ''
     parts = [
         f'<{level}>Confusion matrix</{level}>\n<p class="note">Last '
-        f'validation, {hits:,} of {total:,} images right. Blue: share of the '
-        f'class that is right. Orange: errors, the largest is strongest.</p>\n'
+        f'validation{of}, {hits:,} of {total:,} images right. Blue: share of '
+        f'the class that is right. Orange: errors, the largest is strongest.</p>\n'
         f'<figure>{confusion_svg(matrix, classes)}</figure>\n'
     ]
     pairs = most_confused(matrix)

@@ -96,7 +96,9 @@ def make_report(
     confusion: Optional[Sequence] = None,
     classes: Sequence[str] = (),
     student: Mapping = {},
+    students: Mapping[str, Mapping] = {},
     teacher: Optional[Mapping] = None,
+    teachers: Sequence[Mapping] = (),
     selection: Optional[Mapping] = None,
 ) -> dict:
     """Put together what ``report.json`` holds.
@@ -116,8 +118,16 @@ def make_report(
         confusion (Sequence, optional): Confusion matrix of the last
             validation, rows are the true classes.
         classes (Sequence[str]): Names of the classes.
-        student (Mapping): ``architecture`` and ``parameters``.
+        student (Mapping): ``architecture`` and ``parameters``; of several
+            students the name of the ``main`` one, whose is the confusion
+            matrix.
+        students (Mapping[str, Mapping]): ``architecture`` and ``parameters``
+            of several students that are trained together, by their names.
+            Their metrics are those with ``<name>/`` before; those without
+            are the best one's.
         teacher (Mapping, optional): The same, and the dict ``metrics``.
+        teachers (Sequence[Mapping]): The same and ``name`` of each, where
+            there are several.
         selection (Mapping, optional): Content of ``selection.json``.
 
     Returns:
@@ -132,7 +142,15 @@ def make_report(
             epoch=[v['epoch'] for v in validations],
             value=[finite(v['metrics'].get(name)) for v in validations],
         )
-    best = best_validation(validations, metric)
+    about = _about(student, validations, metric)
+    if students:
+        about['main'] = student.get('main')
+        about['students'] = [
+            dict(_about(one, validations, metric, f'{name}/'), name=name)
+            for name, one in students.items()
+        ]
+    # Reports of runs with one teacher stay as they were.
+    several = dict(teachers=[_teacher(t) for t in teachers])
     return dict(
         version=REPORT_VERSION,
         run_name=run_name,
@@ -141,23 +159,9 @@ def make_report(
         metric=metric,
         epochs=epochs,
         iterations=iterations,
-        student=dict(
-            architecture=student.get('architecture'),
-            parameters=student.get('parameters'),
-            last=_finite_dict(validations[-1]['metrics'])
-            if validations
-            else None,
-            best=_finite_dict(best['metrics']) if best else None,
-            best_epoch=best['epoch'] if best else None,
-            best_iteration=best['iteration'] if best else None,
-        ),
-        teacher=None
-        if teacher is None
-        else dict(
-            architecture=teacher.get('architecture'),
-            parameters=teacher.get('parameters'),
-            metrics=_finite_dict(teacher.get('metrics') or {}) or None,
-        ),
+        student=about,
+        teacher=None if teacher is None else _teacher(teacher),
+        **(several if teachers else {}),
         curves=curves,
         confusion=None
         if confusion is None
@@ -166,6 +170,31 @@ def make_report(
         selection=None if selection is None else dict(selection),
         config=config,
     )
+
+
+def _teacher(teacher: Mapping) -> dict:
+    named = dict(name=teacher['name']) if 'name' in teacher else {}
+    return dict(
+        **named,
+        architecture=teacher.get('architecture'),
+        parameters=teacher.get('parameters'),
+        metrics=_finite_dict(teacher.get('metrics') or {}) or None,
+    )
+
+
+def teachers_of(report: Mapping) -> list[Mapping]:
+    """Get the teachers of a run.
+
+    Args:
+        report (Mapping): Its report.
+
+    Returns:
+        list[Mapping]: One entry for each; where there are several, they have
+        a ``name``.
+    """
+    if report['teacher'] is not None:
+        return [report['teacher']]
+    return list(report.get('teachers', ()))
 
 
 def parse_report(text: str) -> dict:
@@ -192,6 +221,35 @@ def parse_report(text: str) -> dict:
     if missing:
         raise ValueError(f'without {", ".join(missing)}')
     return report
+
+
+def _about(
+    student: Mapping,
+    validations: Sequence[dict],
+    metric: str,
+    prefix: str = '',
+) -> dict:
+    """Describe a network and its last and best validation."""
+    own = [
+        dict(
+            entry,
+            metrics={
+                name.removeprefix(prefix): value
+                for name, value in entry['metrics'].items()
+                if name.startswith(prefix)
+            },
+        )
+        for entry in validations
+    ]
+    best = best_validation(own, metric)
+    return dict(
+        architecture=student.get('architecture'),
+        parameters=student.get('parameters'),
+        last=_finite_dict(own[-1]['metrics']) if own else None,
+        best=_finite_dict(best['metrics']) if best else None,
+        best_epoch=best['epoch'] if best else None,
+        best_iteration=best['iteration'] if best else None,
+    )
 
 
 def _finite_dict(metrics: Mapping) -> dict:

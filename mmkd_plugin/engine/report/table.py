@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Optional
 
+from .summary import teachers_of
 from .text import format_count, format_score
 
 
@@ -34,13 +35,12 @@ def _best_at(student: Mapping) -> str:
 
 
 def teacher_rows(reports: Sequence[Mapping]) -> list:
-    """Make one row per different teacher, numbered if several."""
+    """Make one row per different teacher; those without name are numbered."""
     rows = []
     for report in reports:
-        teacher = report['teacher']
-        if teacher is not None:
+        for teacher in teachers_of(report):
             row = _Row(
-                name='teacher',
+                name=f'teacher {teacher.get("name", "")}'.rstrip(),
                 architecture=teacher['architecture'],
                 last=(teacher['metrics'] or {}).get(report['metric']),
                 best=None,
@@ -53,15 +53,31 @@ def teacher_rows(reports: Sequence[Mapping]) -> list:
             # Runs that share a teacher measure it each on their own.
             if row not in rows:
                 rows.append(row)
-    if len(rows) == 1:
+    nameless = [row for row in rows if row.name == 'teacher']
+    if len(nameless) == 1:
         return rows
-    return [row._replace(name=f'teacher {i}') for i, row in enumerate(rows, 1)]
+    return [
+        row._replace(name=f'teacher {nameless.index(row) + 1}')
+        if row in nameless
+        else row
+        for row in rows
+    ]
 
 
-def _student_row(report: Mapping) -> _Row:
-    student = report['student']
+def run_row(report: Mapping, one: Optional[Mapping] = None) -> _Row:
+    """Make the row of a run, or of one of its students.
+
+    Args:
+        report (Mapping): The report of the run.
+        one (Mapping, optional): What the report says about one of several
+            students. Defaults to None.
+
+    Returns:
+        _Row: The row. That of a run with several students is the best one's.
+    """
+    student = one or report['student']
     return _Row(
-        name=report['run_name'],
+        name=report['run_name'] + (f': {one["name"]}' if one else ''),
         architecture=student['architecture'],
         last=(student['last'] or {}).get(report['metric']),
         best=(student['best'] or {}).get(report['metric']),
@@ -88,13 +104,17 @@ def _is_same(teacher: _Row, run: _Row) -> bool:
 
 
 def table_rows(reports: Sequence[Mapping]) -> list:
-    """Make the rows of teachers that are no run here, then of the runs."""
-    students = [_student_row(report) for report in reports]
-    own = [
-        row
-        for row, report in zip(students, reports, strict=True)
-        if report['teacher'] is None
-    ]
+    """Make the rows of teachers that are no run here, then of the runs.
+
+    Those of several students that were trained together follow their run.
+    """
+    students, own = [], []
+    for report in reports:
+        several = report['student'].get('students', ())
+        rows = [run_row(report), *(run_row(report, one) for one in several)]
+        students += rows
+        if not teachers_of(report):
+            own += rows
     teachers = [
         teacher
         for teacher in teacher_rows(reports)

@@ -161,12 +161,8 @@ class BaseDistill(BaseModel):
         try:
             with torch.no_grad():
                 self.run_teacher(inputs)
-            with self.distiller.record_student():
-                if self.calculate_student_loss:
-                    own = self.student(inputs, data_samples, mode='loss')
-                    losses.update({f'student.{k}': v for k, v in own.items()})
-                else:
-                    self.student(inputs, mode='tensor')
+            own = self.run_student(inputs, data_samples)
+            losses.update({f'student.{k}': v for k, v in own.items()})
             terms = self.distiller.compute_distill_losses(batch)
             losses.update({f'distill.{k}': v for k, v in terms.items()})
             self.after_losses(batch)
@@ -180,6 +176,24 @@ class BaseDistill(BaseModel):
         Args:
             inputs (Tensor): The images of the batch.
         """
+
+    def run_student(
+        self, inputs: Tensor, data_samples: Optional[Sequence]
+    ) -> dict[str, Tensor]:
+        """Record the student.
+
+        Args:
+            inputs (Tensor): The images of the batch.
+            data_samples (Sequence[DataSample], optional): Their labels.
+
+        Returns:
+            dict[str, Tensor]: Its own loss; empty where that is left out.
+        """
+        with self.distiller.record_student():
+            if self.calculate_student_loss:
+                return self.student(inputs, data_samples, mode='loss')
+            self.student(inputs, mode='tensor')
+        return {}
 
     def after_losses(self, batch: dict[str, Tensor]) -> None:
         """Keep what the next steps need; the records are still there.
@@ -206,7 +220,7 @@ class BaseDistill(BaseModel):
             ValueError: If something is not there, or if labels are out of
                 range.
         """
-        if self.calculate_student_loss and not _is_labeled(data_samples):
+        if self.calculate_student_loss and not is_labeled(data_samples):
             raise ValueError(
                 'the batch has no labels for the loss of the student: set '
                 'calculate_student_loss=False or use a labeled data set'
@@ -247,7 +261,8 @@ class BaseDistill(BaseModel):
         return None
 
 
-def _is_labeled(samples: Optional[Sequence]) -> bool:
+def is_labeled(samples: Optional[Sequence]) -> bool:
+    """Tell whether all data samples have a label, or scores in its place."""
     if isinstance(samples, BatchSamples):
         return samples.gt_label is not None
     # Mixup and its like have scores in the place of labels.

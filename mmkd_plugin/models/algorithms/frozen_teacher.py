@@ -76,6 +76,32 @@ def check_same_classes(
         )
 
 
+def check_reusable_head(teacher: nn.Module, student: nn.Module) -> None:
+    """Check that the student's head can have the teacher's weights.
+
+    Raises:
+        ValueError: If a model has no head, or if the weights differ in name
+            or shape.
+    """
+    shapes = {}
+    for name, model in dict(teacher=teacher, student=student).items():
+        head = getattr(model, 'head', None)
+        if not isinstance(head, nn.Module) or not head.state_dict():
+            raise ValueError(
+                f'reuse_teacher_head: the {name}, a {type(model).__name__}, '
+                f'has no head with weights'
+            )
+        shapes[name] = {
+            key: tuple(value.shape) for key, value in head.state_dict().items()
+        }
+    if shapes['teacher'] != shapes['student']:
+        raise ValueError(
+            f"reuse_teacher_head: the student's head must be like the "
+            f"teacher's, {shapes['teacher']}, but got {shapes['student']}. "
+            f'A SimKDNeck brings the student to the width of the teacher'
+        )
+
+
 def check_same_statistics(teacher: nn.Module, preprocessor: nn.Module) -> None:
     """Check that the images are normalised as the teacher knows them.
 

@@ -13,9 +13,13 @@ class SelfDistill(BaseDistill):
     """Self-distillation of one network, without a teacher.
 
     The distiller has recorders on the student alone. Where a loss compares
-    two parts of the network, as BYOT does, both of its arguments come
-    ``from_student``; losses let no gradient into ``preds_T``. MMRazor has an
-    algorithm of that name, too.
+    two parts of the network, as BYOT does (see :class:`BYOTConnector`), both
+    of its arguments come ``from_student``; losses let no gradient into
+    ``preds_T``. Where a loss holds the cross entropy with the labels, as
+    :class:`TFKDLoss` does, the student's own is left out
+    (``calculate_student_loss=False``). Schemes that need more than the batch
+    are :class:`PSKD`, :class:`DLB` and :class:`CSKD`. MMRazor has an
+    algorithm of this name, too.
 
     Args:
         student (dict or nn.Module): Config of the student, a model with

@@ -6,8 +6,12 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from mmkd_plugin.utils.checkpoint import load_strict
+from mmkd_plugin.utils.checks import check_flag
+
 from .base_distill import BaseDistill
 from .frozen_teacher import (
+    check_reusable_head,
     check_same_classes,
     check_same_statistics,
     frozen_teacher,
@@ -41,6 +45,15 @@ class SingleTeacherDistill(BaseDistill):
         channels_last (bool): Whether both models run in channels-last
             memory, which is faster for convolutions on most devices.
             Defaults to False.
+        reuse_teacher_head (bool): Whether the student's head is the
+            teacher's, as in SimKD: it gets the weights of that one, whatever
+            the student's checkpoint or that of a resumed run has, and is
+            frozen, in eval mode as well. See :class:`SimKDNeck`, which brings
+            the student to the teacher's width. Defaults to False.
+        student_trainable (bool): Whether the student is trained. False for a
+            first stage that trains connectors on the teacher alone, such as
+            :class:`ParaphraserConnector`; the student is kept as it is.
+            Defaults to True, as in MMRazor.
         data_preprocessor (dict, optional): Config of the preprocessor, with
             the teacher's statistics. Defaults to None.
         init_cfg (dict, optional): Initialisation. Defaults to None.
@@ -48,8 +61,9 @@ class SingleTeacherDistill(BaseDistill):
     Raises:
         ValueError: If a checkpoint is missing or does not fit, if teacher
             and student have different numbers of classes, if the teacher's own
-            preprocessor has other statistics than ``data_preprocessor``, or
-            if a recorder's source does not exist.
+            preprocessor has other statistics than ``data_preprocessor``, if
+            a recorder's source does not exist, if the teacher's head is
+            to be reused and does not fit, or if nothing is left to train.
     """
 
     def __init__(
@@ -62,6 +76,8 @@ class SingleTeacherDistill(BaseDistill):
         student_ckpt: Optional[str] = None,
         calculate_student_loss: bool = True,
         channels_last: bool = False,
+        reuse_teacher_head: bool = False,
+        student_trainable: bool = True,
         data_preprocessor: Optional[dict] = None,
         init_cfg: Optional[dict] = None,
     ) -> None:
@@ -73,14 +89,58 @@ class SingleTeacherDistill(BaseDistill):
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg,
         )
+        self.reuse_teacher_head = check_flag(
+            'reuse_teacher_head', reuse_teacher_head
+        )
+        self.student_trainable = check_flag(
+            'student_trainable', student_trainable
+        )
         frozen = frozen_teacher(teacher, teacher_ckpt)
         check_same_classes(frozen, self.student)
         check_same_statistics(frozen, self.data_preprocessor)
         # In a tuple, so that nn.Module does not register it.
         self._teacher = (frozen,)
+        if reuse_teacher_head:
+            check_reusable_head(frozen, self.student)
+            self.student.head.requires_grad_(False)
+        if not student_trainable:
+            self.student.requires_grad_(False)
         self.set_distiller(distiller)
+        self._check_trained()
         if channels_last:
             frozen.to(memory_format=torch.channels_last)
+
+    def _check_trained(self) -> None:
+        if not any(p.requires_grad for p in self.parameters()):
+            raise ValueError(
+                'nothing is left to train: the student is frozen, and no '
+                'connector or loss has a parameter to learn'
+            )
+        if self.calculate_student_loss and not self.student_trainable:
+            raise ValueError(
+                'student_trainable=False, so the loss of the student trains '
+                'nothing: set calculate_student_loss=False'
+            )
+
+    def _load_student(self) -> None:
+        super()._load_student()
+        if self.reuse_teacher_head:
+            load_strict(
+                self.student.head,
+                self.teacher.head.state_dict(),
+                "head of the student, which is the teacher's",
+            )
+
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, *args, **kwargs
+    ) -> None:
+        # Both torch and mmengine hand a copy of what they load.
+        if self.reuse_teacher_head:
+            for key, value in self.teacher.head.state_dict().items():
+                name = f'{prefix}student.head.{key}'
+                if name in state_dict:
+                    state_dict[name] = value
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     @property
     def teacher(self) -> nn.Module:
@@ -98,7 +158,7 @@ class SingleTeacherDistill(BaseDistill):
         return super()._apply(fn, *args, **kwargs)
 
     def train(self, mode: bool = True) -> 'SingleTeacherDistill':
-        """Set the mode of the student; the teacher stays in eval mode.
+        """Set the mode of what is trained; what is frozen stays in eval mode.
 
         Args:
             mode (bool): Training or evaluation. Defaults to True.
@@ -108,6 +168,10 @@ class SingleTeacherDistill(BaseDistill):
         """
         super().train(mode)
         self.teacher.train(False)
+        if self.reuse_teacher_head:
+            self.student.head.train(False)
+        if not self.student_trainable:
+            self.student.train(False)
         return self
 
     def run_teacher(self, inputs: Tensor) -> None:

@@ -1,8 +1,9 @@
 """Augmentation and normalisation of whole batches, on the device."""
 
 from collections.abc import Sequence
-from typing import Optional
+from typing import Optional, Union
 
+import numpy as np
 import torch
 from mmengine.dist import get_rank
 from mmengine.logging import MessageHub
@@ -11,7 +12,11 @@ from mmpretrain.models import ClsDataPreprocessor
 from torch import Tensor
 
 from mmkd_plugin.structures import BatchSamples
+from mmkd_plugin.utils.checks import check_count
 from mmkd_plugin.utils.counter_rng import counter_rng
+
+# The first view has stream 0; those between belong to others.
+_VIEW_STREAM = 1000
 
 
 @MODELS.register_module()
@@ -30,28 +35,52 @@ class BatchAugDataPreprocessor(ClsDataPreprocessor):
         augments (Sequence[dict], optional): Configs of batch transforms,
             applied in order to the uint8 images in training. Defaults to
             None.
+        views (int): How many views of each image there are in training. With
+            more than one, ``inputs`` is a list of that many batches, each
+            augmented with random numbers of its own, the first as it would
+            be alone. Defaults to 1.
         **kwargs: ``mean``, ``std``, ``to_rgb`` (channel order of the images
             is reversed) and the other arguments of
             :class:`mmpretrain.models.ClsDataPreprocessor`.
+
+    Raises:
+        ValueError: If ``views`` is no integer of 1 or more, or if there are
+            several views, but no ``augments``, or ``batch_augments``, which
+            would mix the labels of each view in another way.
     """
 
     def __init__(
-        self, *, augments: Optional[Sequence[dict]] = None, **kwargs
+        self,
+        *,
+        augments: Optional[Sequence[dict]] = None,
+        views: int = 1,
+        **kwargs,
     ) -> None:
         super().__init__(**kwargs)
         self.augments = [TRANSFORMS.build(a) for a in augments or []]
+        self.views = check_count('views', views)
+        if views > 1 and not self.augments:
+            raise ValueError(
+                f'views={views} without augments would all be the same'
+            )
+        if views > 1 and self.batch_augments is not None:
+            raise ValueError(
+                f'views={views} share their labels, which batch_augments '
+                f'would mix in another way for each: leave them out'
+            )
         self._calls = 0
 
-    def _rng(self):
-        """Get the generator of this iteration."""
+    def _rngs(self) -> list[np.random.Generator]:
+        """Get the generators of this iteration, one a view."""
         hub = MessageHub.get_current_instance()
         # Outside of a runner there is no iteration: count calls instead.
         step = hub.get_info('iter', self._calls)
         self._calls += 1
-        return counter_rng(hub.get_info('seed') or 0, get_rank(), step)
+        seed, rank = hub.get_info('seed') or 0, get_rank()
+        streams = [0, *range(_VIEW_STREAM + 1, _VIEW_STREAM + self.views)]
+        return [counter_rng(seed, rank, step, stream) for stream in streams]
 
-    def _augment(self, images: Tensor) -> Tensor:
-        rng = self._rng()
+    def _augment(self, images: Tensor, rng: np.random.Generator) -> Tensor:
         for transform in self.augments:
             images = transform(images, rng)
         return images
@@ -82,18 +111,24 @@ class BatchAugDataPreprocessor(ClsDataPreprocessor):
             training (bool): Whether to augment. Defaults to False.
 
         Returns:
-            dict: ``inputs``, float32 ``(B, 3, H', W')`` or, with synthetic
-            images before the others, ``(N + B, 3, H', W')``, and
+            dict: ``inputs``, float32 ``(B, 3, H', W')``, in training with
+            several ``views`` a list of such, or, with synthetic images
+            before the others, ``(N + B, 3, H', W')``, and
             ``data_samples``, a sequence of data samples. Synthetic images
             have -1 as ``sample_idx`` and no label; in a batch of tensors,
             the others then have none either.
 
         Raises:
-            ValueError: If images of different sizes are to be augmented, or
-                if the synthetic ones have another size.
+            ValueError: If images of different sizes are to be augmented, if
+                there are views already, if the synthetic images have another
+                size, or if these come with several views.
         """
         if 'synthetic' not in data:
             return self._prepare(data, training)
+        if self.views > 1:
+            raise ValueError(
+                f'synthetic images have one view, but got views={self.views}'
+            )
         data = dict(data)
         synthetic = data.pop('synthetic')
         statistics = data.pop('real_statistics', None)
@@ -125,6 +160,12 @@ class BatchAugDataPreprocessor(ClsDataPreprocessor):
 
     def _prepare(self, data: dict, training: bool) -> dict:
         images = self.cast_data(data['inputs'])
+        if not isinstance(images, Tensor) and images[0].ndim == 4:
+            raise ValueError(
+                f'the pipeline gives {len(images)} views of each image, which '
+                f'SelfSupDataPreprocessor takes; {type(self).__name__} makes '
+                f'its own, with views={len(images)}'
+            )
         if training and self.augments:
             if not isinstance(images, Tensor):
                 shapes = {tuple(image.shape) for image in images}
@@ -134,7 +175,22 @@ class BatchAugDataPreprocessor(ClsDataPreprocessor):
                         f'got {sorted(shapes)}: resize them in the pipeline'
                     )
                 images = torch.stack(images)
-            images = self._augment(images)
+            batches = [
+                self._finish(data, self._augment(images, rng), training)
+                for rng in self._rngs()
+            ]
+            if self.views == 1:
+                return batches[0]
+            return dict(
+                inputs=[batch['inputs'] for batch in batches],
+                data_samples=batches[0]['data_samples'],
+            )
+        return self._finish(data, images, training)
+
+    def _finish(
+        self, data: dict, images: Union[Tensor, list[Tensor]], training: bool
+    ) -> dict:
+        """Normalise images and put their data samples beside them."""
         if 'sample_idx' not in data:
             data = {**data, 'inputs': images}
             return super().forward(data, training)

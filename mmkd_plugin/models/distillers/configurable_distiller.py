@@ -54,12 +54,12 @@ def _scale(value: Any, weight: float) -> Any:
     return weight * value
 
 
-def _identity(source: dict) -> tuple:
-    """Name what a connector is given: equal for equal sources."""
+def _identity(source: dict, leave_out: str = '') -> tuple:
+    """Name a source: equal for equal sources."""
     return tuple(
         (key, _identity(value) if isinstance(value, dict) else value)
         for key, value in sorted(source.items())
-        if key != 'connector_idx'
+        if key != leave_out
     )
 
 
@@ -100,7 +100,8 @@ class ConfigurableDistiller(BaseModule):
 
     **Required arguments.** A loss may have ``required_arguments``, a tuple
     of names. The mapping must give them although ``forward`` has a default
-    for them, as they are needed with some of its options only.
+    for them, as they are needed with some of its options only. So may a
+    connector, for its ``connector_inputs``.
 
     **Recorders.** A loss may have a method ``check_recorders``, which gets the
     recorders of its arguments by name and raises a ValueError if what they
@@ -347,10 +348,9 @@ class ConfigurableDistiller(BaseModule):
         if missing:
             hint = ''
             if set(missing) & set(required):
-                hint = (
-                    '; with its options they are needed, labels for example '
-                    "by gt_labels=dict(from_batch='gt_label')"
-                )
+                hint = '; with its options they are needed'
+                if 'gt_labels' in missing:
+                    hint += ", labels by gt_labels=dict(from_batch='gt_label')"
             raise ValueError(
                 f'{where}: {type(module).__name__}.forward needs '
                 f'{", ".join(missing)}, which the mapping does not give{hint}'
@@ -417,6 +417,7 @@ class ConfigurableDistiller(BaseModule):
             self.connectors[name],
             source.get('connector_inputs') or {},
             given=1,
+            required=getattr(self.connectors[name], 'required_arguments', ()),
         )
 
     # ----------------------------------------------------------- running
@@ -535,7 +536,7 @@ class ConfigurableDistiller(BaseModule):
         name = source.get('connector')
         if name is None:
             return self._record(source)
-        key = _identity(source)
+        key = _identity(source, leave_out='connector_idx')
         if key not in made:
             inputs = {
                 argument: self._read(value, batch, made)

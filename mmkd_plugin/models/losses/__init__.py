@@ -1,7 +1,9 @@
 """Losses: a pure function and the registered class around it."""
 
+from .ab_loss import ABLoss, ab_loss
 from .at_loss import ATLoss, at_loss
 from .cc_loss import CCLoss, cc_loss
+from .crd_loss import CRDLoss, crd_embedding, crd_log_z, crd_loss
 from .cskd_loss import CSKDLoss, cskd_loss
 from .data_free_objective import (
     clamped_js_divergence,
@@ -10,7 +12,9 @@ from .data_free_objective import (
 )
 from .dist_loss import DISTLoss, dist_loss
 from .dkd_loss import DKDLoss, dkd_loss
+from .dlb_loss import DLBLoss, dlb_loss
 from .fsp_loss import FSPLoss, fsp_loss
+from .ft_loss import FTLoss, ft_loss
 from .hcl_loss import HCLLoss, hcl_loss
 from .kl_divergence import KLDivergence, kl_divergence
 from .l1_loss import L1Loss, l1_loss
@@ -37,14 +41,19 @@ from .structured_relation_loss import (
 )
 from .tfkd_loss import TFKDLoss, tfkd_loss
 from .vid_loss import VIDLoss, vid_loss
+from .wsld_loss import WSLDLoss, wsld_loss
 
 __all__ = [
+    'ABLoss',
     'ATLoss',
     'CCLoss',
+    'CRDLoss',
     'CSKDLoss',
     'DISTLoss',
     'DKDLoss',
+    'DLBLoss',
     'FSPLoss',
+    'FTLoss',
     'HCLLoss',
     'KLDivergence',
     'L1Loss',
@@ -61,16 +70,23 @@ __all__ = [
     'StructuredRelationLoss',
     'TFKDLoss',
     'VIDLoss',
+    'WSLDLoss',
+    'ab_loss',
     'adversarial_loss',
     'alignment_loss',
     'at_loss',
     'balance_loss',
     'cc_loss',
     'clamped_js_divergence',
+    'crd_embedding',
+    'crd_log_z',
+    'crd_loss',
     'cskd_loss',
     'dist_loss',
     'dkd_loss',
+    'dlb_loss',
     'fsp_loss',
+    'ft_loss',
     'hcl_loss',
     'kl_divergence',
     'l1_loss',
@@ -93,4 +109,5 @@ __all__ = [
     'tfkd_loss',
     'total_variation_l1',
     'vid_loss',
+    'wsld_loss',
 ]

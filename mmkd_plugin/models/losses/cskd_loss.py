@@ -18,8 +18,11 @@ from .kl_divergence import kl_divergence
 from .reduction import REDUCTIONS
 
 
-def _check_pairs(labels: Tensor) -> None:
+def check_pairs(labels: Tensor) -> None:
     """Check that labels are equal two by two.
+
+    Args:
+        labels (Tensor): An even number of them.
 
     Raises:
         ValueError: If they are not.
@@ -81,7 +84,7 @@ def cskd_loss(
                 f'{len(preds_S)} images: set an even batch_size'
             )
         if labels.device.type == 'cpu':
-            _check_pairs(labels)
+            check_pairs(labels)
         preds_S, preds_T = preds_S[0::2], preds_S[1::2]
     return kl_divergence(preds_S, preds_T, tau, reduction)
 
@@ -99,9 +102,10 @@ class CSKDLoss(nn.Module):
         Yun et al., Regularizing Class-wise Predictions via Self-knowledge
         Distillation, CVPR 2020, https://arxiv.org/abs/2003.13964; defaults
         are those of the published code. That code has a forward pass of its
-        own for :math:`x'`, without a graph: do the same and give
-        ``preds_T``. With the pairs in one batch, batch normalisation sees
-        :math:`x` and :math:`x'` together.
+        own for :math:`x'`, without a graph, whose logits are ``preds_T``: so
+        does the algorithm :class:`~mmkd_plugin.models.CSKD`. With the pairs
+        in one batch, batch normalisation sees :math:`x` and :math:`x'`
+        together.
 
     Args:
         tau (float): Temperature. Defaults to 4.0.
@@ -159,6 +163,6 @@ class CSKDLoss(nn.Module):
         # Looked at once: elsewhere than on the CPU it costs a device
         # synchronisation.
         if preds_T is None and not self._seen_labels:
-            _check_pairs(gt_labels)
+            check_pairs(gt_labels)
             self._seen_labels = True
         return loss

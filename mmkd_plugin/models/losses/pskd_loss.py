@@ -94,8 +94,8 @@ class PSKDLoss(nn.Module):
     r"""PS-KD: labels softened by what the student said an epoch ago.
 
     It holds the cross entropy with the labels already: the student's own
-    loss is to be left out (``calculate_student_loss=False``).
-    :class:`~mmkd_plugin.models.PredictionStore` keeps the past.
+    loss is to be left out (``calculate_student_loss=False``). The algorithm
+    :class:`~mmkd_plugin.models.PSKD` keeps the past.
 
     Reference:
         Kim et al., Self-Knowledge Distillation with Progressive Refinement

@@ -38,7 +38,7 @@ def running_progress() -> Progress:
             'a loss weight has a schedule, but no runner of mmengine is '
             'training: in a loop of your own, call '
             'model.distiller.set_progress(epoch=..., iteration=...) before '
-            'each step'
+            'each step, or model.set_progress where there is no distiller'
         )
     epoch = hub.get_info('epoch')
     if hub.get_info('max_epochs') == 1 and not _is_epoch_based(hub):

@@ -55,7 +55,8 @@ class Span:
             raise RuntimeError(
                 f'{type(self).__name__} goes by the {what}, of which there is '
                 f'no count here: set by_epoch={not self.by_epoch}, or call '
-                f'model.distiller.set_progress({what}=...) before each step'
+                f'model.distiller.set_progress({what}=...) before each step '
+                f'(model.set_progress where there is no distiller)'
             )
         share = (now - self.begin + plus) / (self.end - self.begin)
         return min(max(share, 0.0), 1.0)

@@ -1,7 +1,6 @@
 """The last predictions of every sample of a data set."""
 
 import torch
-from mmengine import dist
 from torch import Tensor, nn
 
 from mmkd_plugin.utils.checks import (
@@ -10,6 +9,8 @@ from mmkd_plugin.utils.checks import (
     check_rows,
     check_tensors,
 )
+
+from .sample_index import checked_index, last_places, of_all_ranks
 
 
 class PredictionStore(nn.Module):
@@ -71,7 +72,7 @@ class PredictionStore(nn.Module):
         Raises:
             ValueError: If indices or labels do not fit.
         """
-        index = self._checked(sample_idx)
+        index = checked_index(sample_idx, len(self.probs))
         found = self.probs[index]
         if index.shape != gt_labels.shape:
             raise ValueError(
@@ -89,14 +90,14 @@ class PredictionStore(nn.Module):
         Args:
             sample_idx (Tensor): Positions in the data set, an integer tensor
                 of shape ``(B,)``. Of an index that stands there more than
-                once, one row is kept.
+                once, the last row is kept, that of the last rank.
             logits (Tensor): Shape ``(B, num_classes)``, any float dtype; the
                 softmax is taken in float32.
 
         Raises:
             ValueError: If indices or logits do not fit.
         """
-        index = self._checked(sample_idx)
+        index = checked_index(sample_idx, len(self.probs))
         check_tensors(logits=logits)
         check_rows(logits)
         wanted = (len(index), self.probs.shape[1])
@@ -106,31 +107,7 @@ class PredictionStore(nn.Module):
                 f'{tuple(logits.shape)}'
             )
         probs = torch.softmax(logits.float(), dim=1)
-        if dist.is_distributed():
-            index = torch.cat(dist.all_gather(index.contiguous()))
-            probs = torch.cat(dist.all_gather(probs.contiguous()))
+        index = of_all_ranks(index)
+        probs = of_all_ranks(probs)[last_places(index)]
         self.probs[index] = probs.to(self.probs.dtype)
         self.seen[index] = True
-
-    def _checked(self, sample_idx: Tensor) -> Tensor:
-        check_tensors(sample_idx=sample_idx)
-        if (
-            sample_idx.is_floating_point()
-            or sample_idx.dtype == torch.bool
-            or sample_idx.dim() != 1
-        ):
-            raise ValueError(
-                f'sample_idx must be integers of shape (B,), but got '
-                f'{sample_idx.dtype} of shape {tuple(sample_idx.shape)}'
-            )
-        # On the CPU alone: elsewhere this would wait for the device.
-        if sample_idx.numel() and sample_idx.device.type == 'cpu':
-            lowest, highest = sample_idx.aminmax()
-            count = len(self.probs)
-            if lowest < 0 or highest >= count:
-                bad = lowest if lowest < 0 else highest
-                raise ValueError(
-                    f'sample_idx must be in [0, {count}), the samples of the '
-                    f'store, but got {bad.item()}'
-                )
-        return sample_idx.long()

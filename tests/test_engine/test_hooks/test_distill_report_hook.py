@@ -328,6 +328,31 @@ class TestOtherRuns:
         page = (tmp_path / 'report' / 'index.html').read_text()
         assert '<code>train/distill.loss_feat</code>' in page
 
+    def test_several_teachers(self, tmp_path):
+        runner = build(tmp_path, has_teacher=False)
+        runner.model.teachers = nn.ModuleDict(
+            dict(one=nn.Linear(2, 1), two=nn.Linear(4, 1))
+        ).requires_grad_(False)
+        runner.message_hub.update_info(
+            'teacher_metrics', dict(one={'accuracy/top1': 99.5}, two={})
+        )
+        runner.train()
+        report = read(tmp_path)
+        assert report['teacher'] is None
+        assert report['teachers'] == [
+            dict(
+                name='one',
+                architecture='Linear',
+                parameters=3,
+                metrics={'accuracy/top1': 99.5},
+            ),
+            dict(
+                name='two', architecture='Linear', parameters=5, metrics=None
+            ),
+        ]
+        page = (tmp_path / 'report' / 'index.html').read_text()
+        assert '<b>99.50</b><span>teacher one</span>' in page
+
     def test_selection_is_included(self, tmp_path):
         folder = tmp_path / 'selection'
         folder.mkdir()

@@ -341,3 +341,84 @@ def test_synthetic_images_of_another_size():
 def test_unknown_augment():
     with pytest.raises(KeyError, match='BatchRandomSpin'):
         BatchAugDataPreprocessor(augments=[dict(type='BatchRandomSpin')])
+
+
+def views_of(preprocessor, make=array_batch):
+    return [v.tolist() for v in preprocessor(make(), True)['inputs']]
+
+
+@pytest.mark.parametrize('make', [array_batch, listed_batch])
+def test_views_have_draws_of_their_own(make, hub, monkeypatch):
+    hub.update_info('iter', 13)
+    options = dict(augments=AUGMENTS, **STATISTICS)
+    three = BatchAugDataPreprocessor(views=3, **options)
+    data = three(make(), True)
+    assert [view.shape for view in data['inputs']] == [(8, 3, 6, 6)] * 3
+    labels = [sample.gt_label.item() for sample in data['data_samples']]
+    assert labels == [0, 1, 2] * 2 + [0, 1]
+    first, second, third = views_of(three, make)
+    # The first one is what it is alone.
+    alone = BatchAugDataPreprocessor(**options)(make(), True)['inputs']
+    assert first == alone.tolist()
+    assert first != second != third != first
+    # More views, or another one before, change none; nor do other numbers.
+    torch.manual_seed(99)
+    np.random.seed(99)
+    more = views_of(BatchAugDataPreprocessor(views=4, **options), make)
+    assert more[:3] == [first, second, third]
+    for change in (
+        lambda: hub.update_info('iter', 14),
+        lambda: hub.update_info('seed', 8),
+        lambda: monkeypatch.setattr(m, 'get_rank', lambda: 1),
+    ):
+        before = views_of(three, make)
+        change()
+        after = views_of(three, make)
+        assert all(a != b for a, b in zip(after, before, strict=True))
+
+
+def test_views_of_a_run_are_no_stream_of_others(hub):
+    # 0 to 4 are those of augmentation, reseeding and MosaicKD.
+    draws = {
+        counter_rng(7, 0, 0, stream).integers(2**62) for stream in range(5)
+    }
+    rngs = BatchAugDataPreprocessor(augments=AUGMENTS, views=3)._rngs()
+    first, *others = (int(rng.integers(2**62)) for rng in rngs)
+    assert first in draws
+    assert len({*draws, *others}) == 7
+
+
+def test_validation_has_one_view(hub):
+    options = dict(augments=AUGMENTS, **STATISTICS)
+    data = BatchAugDataPreprocessor(views=2, **options)(array_batch(), False)
+    plain = BatchAugDataPreprocessor(**STATISTICS)(array_batch())
+    assert torch.equal(data['inputs'], plain['inputs'])
+
+
+def test_calls_are_counted_once_for_all_views(hub):
+    hub.pop_info('iter')
+    one = BatchAugDataPreprocessor(augments=AUGMENTS)
+    two = BatchAugDataPreprocessor(augments=AUGMENTS, views=2)
+    for _ in range(3):
+        assert views_of(two)[0] == augmented(one)
+
+
+def test_bad_views():
+    for views in (0, 1.5, True):
+        with pytest.raises(ValueError, match=f'views .* but got {views}'):
+            BatchAugDataPreprocessor(augments=AUGMENTS, views=views)
+    with pytest.raises(ValueError, match='views=2 without augments'):
+        BatchAugDataPreprocessor(views=2)
+    mixup = dict(augments=dict(type='Mixup', alpha=0.8))
+    with pytest.raises(ValueError, match='views=2 share their labels'):
+        BatchAugDataPreprocessor(
+            augments=AUGMENTS, views=2, batch_augments=mixup, num_classes=3
+        )
+    preprocessor = BatchAugDataPreprocessor(augments=AUGMENTS, views=2)
+    batch = dict(array_batch(), synthetic=torch.zeros(3, 3, 6, 6))
+    with pytest.raises(ValueError, match=r'have one view, but got views=2'):
+        preprocessor(batch, True)
+    images = array_batch()['inputs']
+    batch = dict(inputs=[images, images])
+    with pytest.raises(ValueError, match=r'2 views .*, which SelfSupDataPre'):
+        preprocessor(batch, True)

@@ -17,16 +17,17 @@ def test_golden_vectors(golden, dtype, rtol):
         feat_T = torch.tensor(case['feat_t']).to(dtype)
         weight = torch.tensor(case['reg__conv_weight']).to(dtype)
         size_S, size_T = feat_S.shape[2], feat_T.shape[2]
-        kernel_size = weight.shape[2]
-        stride = size_S // size_T
-        if stride * size_T != size_S or kernel_size % 2 == 0:
-            # A transposed convolution, and one without padding.
-            continue
+        options = dict(kernel_size=weight.shape[2])
+        if size_S == 2 * size_T:
+            options.update(stride=2)
+        elif 2 * size_S == size_T:
+            options.update(stride=2, padding=1, transposed=True)
+        else:
+            options.update(padding=0)
         regressor = ConvConnector(
             feat_S.shape[1],
             feat_T.shape[1],
-            kernel_size=kernel_size,
-            stride=stride,
+            **options,
             norm_cfg=dict(type='BN'),
             act_cfg=dict(type='ReLU'),
         ).to(dtype)
@@ -47,5 +48,5 @@ def test_golden_vectors(golden, dtype, rtol):
             rtol=rtol,
             atol=rtol * expected.abs().max().item(),
         )
-        compared.append((kernel_size, stride))
-    assert compared == [(1, 1), (3, 2)]
+        compared.append((size_S, size_T, options['kernel_size']))
+    assert compared == [(8, 8, 1), (8, 4, 3), (4, 8, 4), (7, 5, 3)]

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from contract import rkd_reference
+from contracts.relation import rkd_reference
 from torch.testing import assert_close
 
 from mmkd_plugin.models import RKDLoss, rkd_loss

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from contract import relation_reference
+from contracts.relation import relation_reference
 from torch.testing import assert_close
 
 from mmkd_plugin.models import ClassDropMask, StructuredRelationLoss

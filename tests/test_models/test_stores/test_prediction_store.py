@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from mmkd_plugin.models import PredictionStore
-from mmkd_plugin.models.stores import prediction_store
+from mmkd_plugin.models.stores import sample_index
 
 
 @pytest.fixture
@@ -31,6 +31,13 @@ def test_the_last_one_counts(store):
     store.write(index, torch.tensor([[0.0, 9.0, 0.0]]))
     store.write(index, torch.zeros(1, 3))
     assert_close(store.read(index, label), torch.full((1, 3), 1 / 3))
+
+
+def test_of_equal_indices_the_last_row_counts(store, seed):
+    logits = torch.randn(3, 3)
+    store.write(torch.tensor([3, 1, 3]), logits)
+    assert torch.equal(store.probs[3], logits[2].softmax(0))
+    assert torch.equal(store.probs[1], logits[1].softmax(0))
 
 
 def test_what_was_read_stays(store):
@@ -75,8 +82,8 @@ def test_writes_of_all_ranks(store, monkeypatch):
         theirs = mine - 3 if mine.dim() == 1 else mine.flip(1)
         return [theirs, mine]
 
-    monkeypatch.setattr(prediction_store.dist, 'is_distributed', lambda: True)
-    monkeypatch.setattr(prediction_store.dist, 'all_gather', all_gather)
+    monkeypatch.setattr(sample_index.dist, 'is_distributed', lambda: True)
+    monkeypatch.setattr(sample_index.dist, 'all_gather', all_gather)
     logits = torch.tensor([[0.0, 1.0, 2.0], [5.0, 0.0, 0.0]])
     store.write(torch.tensor([3, 4]), logits)
     assert len(sent) == 2

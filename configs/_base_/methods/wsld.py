@@ -1,0 +1,19 @@
+# WSLD with the temperature and weight of its code for ImageNet, beside cross
+# entropy.
+_base_ = ['logits.py']
+
+model = dict(
+    student=dict(
+        head=dict(loss=dict(type='CrossEntropyLoss', loss_weight=1.0))
+    ),
+    distiller=dict(
+        distill_losses=dict(
+            loss_wsld=dict(type='WSLDLoss', tau=2.0, loss_weight=2.5)
+        ),
+        loss_forward_mappings=dict(
+            loss_wsld=dict(
+                **_base_.preds, gt_labels=dict(from_batch='gt_label')
+            )
+        ),
+    ),
+)
