@@ -88,7 +88,9 @@ METHODS = {
         first='takd_r32x4_r20x4_cifar100.py',
         left='snapshots/epoch_{}.pth',
     ),
-    'born again': Method('ban_r18_cifar100.py', 'self'),
+    'born again': Method(
+        'ban_r18_cifar100.py', 'self', first='teachers/resnet18_cifar100.py'
+    ),
     'BYOT': Method('byot_r18_cifar100.py', 'self'),
     'DLB': Method('dlb_r18_cifar100.py', 'self'),
     'PS-KD': Method('pskd_r18_cifar100.py', 'self'),
