@@ -118,3 +118,61 @@ def test_some_steps(name, tmp_path):
         if method.link != 'model.teacher_ckpt':
             config.merge_from_dict({method.link: str(left)})
     train(config, tmp_path / 'second', name)
+
+
+# The published weights, and where RepDistiller's scripts say so, theirs.
+WEIGHTS = dict(
+    dist=dict(loss_dist=1.0),
+    wsld=dict(loss_wsld=2.5),
+    fitnets=dict(loss_hint=100.0),
+    at=dict.fromkeys(('loss_at1', 'loss_at2', 'loss_at3'), 1000.0),
+    nst=dict.fromkeys(('loss_nst1', 'loss_nst2', 'loss_nst3'), 50.0),
+    ofd=dict(loss_ofd1=2.5e-4, loss_ofd2=5e-4, loss_ofd3=1e-3),
+    reviewkd=dict.fromkeys([f'loss_level{k}' for k in (1, 2, 3, 4)], 5.0),
+    simkd=dict(loss_simkd=1.0),
+    mgd=dict(loss_mgd=1.2e-3),
+    vid=dict.fromkeys(('loss_vid1', 'loss_vid2', 'loss_vid3'), 1.0),
+    ft=dict(loss_ft=500.0),
+    ab_init=dict(loss_ab1=7.5e-4, loss_ab2=1.5e-3, loss_ab3=3e-3),
+    fsp_init=dict.fromkeys(('loss_fsp1', 'loss_fsp2', 'loss_fsp3'), 50.0),
+    rkd=dict(loss_rkd=1.0),
+    sp=dict(loss_sp=3000.0),
+    cc=dict(loss_cc=100.0),
+    pkt=dict(loss_pkt=30000.0),
+    crd=dict(loss_crd=0.8),
+)
+
+
+@pytest.mark.parametrize('stem', WEIGHTS)
+def test_weights(stem):
+    model = methods.load(methods.PAIR.format(stem)).model
+    weights = {}
+    for name, loss in model.distiller.distill_losses.items():
+        weight = loss.get('loss_weight', 1.0)
+        if isinstance(weight, dict):
+            assert weight.pop('type') == 'LinearWarmup'
+            assert weight.end == 20
+            weight = weight.value
+        weights[name] = weight
+    assert weights == WEIGHTS[stem]
+    labeled = model.get('calculate_student_loss', True)
+    assert labeled is (stem not in ('simkd', 'ab_init', 'fsp_init'))
+    if labeled:
+        assert model.student.head.loss == dict(
+            type='CrossEntropyLoss', loss_weight=1.0
+        )
+
+
+def test_page_of_all_methods():
+    """Each config is on it, by its name or by the first part of it."""
+    page = (ROOT / 'docs' / 'methods.md').read_text()
+    for method in methods.METHODS.values():
+        for name in (method.config, method.first):
+            if name is None or name.startswith('teachers/'):
+                continue
+            stem = name.split('_r32')[0].split('_r20')[0].split('_r18')[0]
+            stem = 'sdd' if stem.startswith('sdd') else stem
+            if stem.startswith('kdcl'):
+                stem, target = stem.split('_')
+                assert target in page
+            assert f'`{stem}_' in page, name
