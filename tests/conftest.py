@@ -10,6 +10,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 from shared_data import shared_file
 
 # Tests with processes of their own, and small tensors, are slower with more.
@@ -39,6 +40,18 @@ def pytest_collection_finish():
 def pytest_unconfigure():
     """Let the end of the process find what it looks for."""
     gc.unfreeze()
+
+
+@pytest.fixture(scope='module', autouse=True)
+def default_scope_of_its_own():
+    """Let each file begin with the default scope that it has alone.
+
+    A runner leaves its own behind, and the engine's where it is given none.
+    """
+    before = DefaultScope._instance_dict
+    DefaultScope._instance_dict = before.copy()
+    yield
+    DefaultScope._instance_dict = before
 
 
 @pytest.fixture

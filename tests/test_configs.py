@@ -35,6 +35,9 @@ ALL = sorted(
 # Types of data sets that come with labels.
 LABELED = {'CIFAR10', 'CIFAR100', 'CUB', 'ImageNet'}
 
+# What trains on images with labels without looking at them.
+FEATURES_ALONE = ('ab_init_', 'fsp_init_', 'ft_init_', 'simkd_')
+
 # SDD's tables: the pairs, and the rate at which the student's training starts.
 CIFAR_PAIRS = {
     'r32x4_shuv1': 0.01,
@@ -256,8 +259,16 @@ def test_config_builds(name):
         network(config.model, 'teacher')
         return
     assert config.model.pop('teacher_ckpt')
+    paraphraser = config.model.distiller.get('connectors', {}).get(
+        'paraphraser', {}
+    )
+    for key in ('checkpoint', 'prefix'):
+        paraphraser.pop(key, None)
     for role in ('teacher', 'student'):
         config.model[role] = network(config.model[role], role)
+    if {'reuse_teacher_head', 'student_trainable'} & set(config.model):
+        # What it freezes stays free for others.
+        config.model.student = copy.deepcopy(config.model.student)
     # Here recorders are attached to both networks.
     model = MODELS.build(config.model)
     assert isinstance(model, SingleTeacherDistill)
@@ -265,7 +276,8 @@ def test_config_builds(name):
     dataset = config.train_dataloader.dataset
     labeled = dataset.get('dataset', dataset).type in LABELED
     labeled = labeled and dataset.get('with_label', True)
-    assert model.calculate_student_loss is labeled
+    without = name.startswith(FEATURES_ALONE)
+    assert model.calculate_student_loss is (labeled and not without)
     labels_asked_for = 'gt_label' in str(config.model.distiller)
     assert labeled or not labels_asked_for
     if 'mosaic' in config.default_hooks:

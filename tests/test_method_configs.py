@@ -134,7 +134,7 @@ WEIGHTS = dict(
     vid=dict.fromkeys(('loss_vid1', 'loss_vid2', 'loss_vid3'), 1.0),
     ft=dict(loss_ft=500.0),
     ab_init=dict(loss_ab1=7.5e-4, loss_ab2=1.5e-3, loss_ab3=3e-3),
-    fsp_init=dict.fromkeys(('loss_fsp1', 'loss_fsp2', 'loss_fsp3'), 50.0),
+    fsp_init=dict.fromkeys(('loss_fsp1', 'loss_fsp2', 'loss_fsp3'), 1.0),
     rkd=dict(loss_rkd=1.0),
     sp=dict(loss_sp=3000.0),
     cc=dict(loss_cc=100.0),

@@ -2,17 +2,20 @@
 
 import copy
 import inspect
+import logging
 import os
 import sys
 import time
 from typing import Any, NoReturn, Optional, Union
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import (
     DATA_SAMPLERS,
     DATASETS,
     HOOKS,
+    LOOPS,
     MODELS,
     OPTIM_WRAPPER_CONSTRUCTORS,
     init_default_scope,
@@ -24,6 +27,8 @@ from mmkd_plugin.utils.build import build_part
 from mmkd_plugin.utils.checkpoint import read_checkpoint
 from mmkd_plugin.utils.checks import nearest
 
+from .loops import StudentsTestLoop, StudentsValLoop
+from .loops.students_val_loop import check_students
 from .optimizers import PerStudentOptimWrapperConstructor
 
 # Without ``required_inputs`` in the config, these paths are looked at.
@@ -208,13 +213,13 @@ def preflight(config: Config, script: Optional[str] = None) -> None:
 
     Looks for missing files, checks the options of the sampler, builds the
     model, which checks checkpoints, architectures and the mapping of the
-    losses, and the optimizers where each student has one, reads the
-    checkpoint that the run goes on from, builds the training set, lets a
-    model with a ``check_dataset`` look at that, and lets the sampler check
-    its score cache and the teacher's answers to the first images. Hooks with
-    a ``check_inputs`` are built and look at all of these; then a model with a
-    ``check_hooks``, and parts with a ``check_dataset_labels``, say if they
-    miss one.
+    losses, and the optimizers, loops and views of several students, reads the
+    checkpoint that the run goes on from, which must fit the model, builds
+    the training set, lets a model with a ``check_dataset`` look at that, and
+    lets the sampler check its score cache and the teacher's answers to the
+    first images. Hooks with a ``check_inputs`` are built and look at all of
+    these; then a model with a ``check_hooks``, and parts with a
+    ``check_dataset_labels``, say if they miss one.
 
     Args:
         config (Config): The config of a run.
@@ -240,9 +245,13 @@ def preflight(config: Config, script: Optional[str] = None) -> None:
     # Some constructors of mmpretrain write into their config.
     model = MODELS.build(copy.deepcopy(config.model))
     _check_optimizers(config.get('optim_wrapper') or {}, model)
+    _check_loops(config, model)
+    _check_views(model)
     checkpoint, resumed = None, config.get('load_from')
     if resumed and '://' not in resumed:
         checkpoint = read_checkpoint(resumed)
+        check = _check_state if config.get('resume') else _check_start
+        check(model, checkpoint, resumed)
     if not config.get('resume'):
         checkpoint = None
     if isinstance(loader.get('dataset'), dict):
@@ -255,8 +264,8 @@ def preflight(config: Config, script: Optional[str] = None) -> None:
             raise ValueError(f'the training set: {error}') from error
         if len(dataset) == 0:
             raise ValueError('the training set is empty')
-        if hasattr(model, 'check_dataset'):
-            model.check_dataset(dataset)
+        if hasattr(model, 'check_data'):
+            model.check_data(dataset, loader)
         if hasattr(sampler, 'check_inputs'):
             options = dict(loader['sampler'])
             options.pop('type')
@@ -275,6 +284,54 @@ def preflight(config: Config, script: Optional[str] = None) -> None:
                     raise ValueError(f'{name}: {error}') from error
 
 
+def _check_state(model: nn.Module, checkpoint: dict, path: str) -> None:
+    """Check that a run can go on with all of what a checkpoint holds.
+
+    The engine would leave out what has another name or another shape, with a
+    warning. Parts for which that is no harm, such as a LastBatchStore, see to
+    it themselves.
+    """
+    state = checkpoint.get('state_dict', {})
+    try:
+        found = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise ValueError(f'a run cannot go on from {path}: {error}') from error
+    others = dict(
+        missing=[
+            key
+            for key in found.missing_keys
+            # Old checkpoints have none.
+            if not key.endswith('num_batches_tracked')
+        ],
+        unexpected=found.unexpected_keys,
+    )
+    # Without any weights, it is for the hooks to say what else is missing.
+    if state and any(others.values()):
+        listed = '; '.join(
+            f'{len(keys)} {what}: {", ".join(keys[:4])}'
+            + (', ...' if len(keys) > 4 else '')
+            for what, keys in others.items()
+            if keys
+        )
+        raise ValueError(
+            f'a run cannot go on from {path}, whose weights are those of '
+            f'another model ({listed})'
+        )
+
+
+def _check_start(model: nn.Module, checkpoint: dict, path: str) -> None:
+    """Check that some of the weights to start from are the model's."""
+    found = checkpoint.get('state_dict', checkpoint)
+    names = [key.removeprefix('module.') for key in found]
+    known = model.state_dict()
+    if names and not any(name in known for name in names):
+        raise ValueError(
+            f'load_from: the model has none of the weights of {path}, such '
+            f'as {names[0]!r}; its own are called {next(iter(known))!r} and '
+            f'the like'
+        )
+
+
 def _check_optimizers(config: dict, model: nn.Module) -> None:
     """Check the optimizers of several students."""
     constructor = config.get('constructor')
@@ -282,6 +339,37 @@ def _check_optimizers(config: dict, model: nn.Module) -> None:
         constructor = OPTIM_WRAPPER_CONSTRUCTORS.get(constructor)
     if constructor is PerStudentOptimWrapperConstructor:
         build_optim_wrapper(model, config)
+
+
+def _check_loops(config: Config, model: nn.Module) -> None:
+    """Check that loops and model have to do with one student, or several."""
+    for name in ('val_cfg', 'test_cfg'):
+        if config.get(name) is None:
+            continue
+        kind = config[name].get('type')
+        if isinstance(kind, str):
+            kind = LOOPS.get(kind)
+        if kind in (StudentsValLoop, StudentsTestLoop):
+            check_students(model)
+        elif name == 'val_cfg' and hasattr(model, 'predict_students'):
+            print_log(
+                f'of the students {", ".join(model.students)} only '
+                f'{model.main_student} is validated; all of them with '
+                f"val_cfg=dict(type='StudentsValLoop')",
+                'current',
+                level=logging.WARNING,
+            )
+
+
+def _check_views(model: nn.Module) -> None:
+    views = getattr(getattr(model, 'data_preprocessor', None), 'views', 1)
+    count = len(getattr(model, 'students', ())) or 1
+    if views not in (1, count):
+        raise ValueError(
+            f'data_preprocessor makes views={views} of each image, but '
+            f'{type(model).__name__} has {count} '
+            + ('student' if count == 1 else f'students: set {count}, or 1')
+        )
 
 
 def _checking_hooks(config: Config) -> list[Any]:

@@ -136,6 +136,20 @@ def check_tensors(**values: Tensor) -> None:
             )
 
 
+def check_map(name: str, feature: Tensor, channels: int) -> None:
+    """Check that a feature is a map of some width.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    check_tensors(**{name: feature})
+    if feature.dim() != 4 or feature.shape[1] != channels:
+        raise ValueError(
+            f'{name} must have the shape (N, {channels}, H, W), but got '
+            f'{tuple(feature.shape)}'
+        )
+
+
 def check_same_shape(preds_S: Tensor, preds_T: Tensor, hint: str = '') -> None:
     """Check that student and teacher tensors have one shape.
 

@@ -1,5 +1,7 @@
 """What is found wrong before a run writes anything."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from toy_runs import (
     mosaic_hook,
     save_teacher,
 )
+from toy_students import VIEWS, students
 
 from mmkd_plugin.datasets import RandomSubsetSampler
 from mmkd_plugin.engine.preflight import (
@@ -261,6 +264,106 @@ def test_hooks_look_at_the_run(config, tmp_path):
     preflight(config)
     config.resume = True
     with pytest.raises(ValueError, match=r"no state.*missing_state='restart'"):
+        preflight(config)
+
+
+def test_a_checkpoint_of_other_shapes(config, tmp_path):
+    """The engine would go on without what does not fit."""
+    config.train_dataloader.sampler = dict(type='DefaultSampler')
+    state = MODELS.build(copy.deepcopy(config.model)).state_dict()
+    config.load_from = str(tmp_path / 'epoch_1.pth')
+    config.resume = True
+    torch.save(dict(state_dict=state), config.load_from)
+    preflight(config)
+    key, value = next(iter(state.items()))
+    state[key] = torch.cat([value, value])
+    torch.save(dict(state_dict=state), config.load_from)
+    with pytest.raises(
+        ValueError, match=rf'go on from .*epoch_1\.pth: (?s:.*){key}: copying'
+    ):
+        preflight(config)
+    # Weights to start from are another matter.
+    config.resume = False
+    preflight(config)
+
+
+@pytest.mark.parametrize('resume', [False, True])
+def test_a_checkpoint_of_another_model(config, tmp_path, resume):
+    """The engine would go on with none of its weights, or with some."""
+    config.train_dataloader.sampler = dict(type='DefaultSampler')
+    config.update(
+        model=dict(
+            type='DML',
+            students=students(2, 3),
+            data_preprocessor=PREPROCESSOR,
+        ),
+        load_from=str(tmp_path / 'epoch_1.pth'),
+        resume=resume,
+    )
+    state = MODELS.build(copy.deepcopy(config.model)).state_dict()
+    state.pop('students.a.backbone.bn1.num_batches_tracked')
+    torch.save(dict(state_dict=state), config.load_from)
+    preflight(config)
+
+    def fails(state, match):
+        torch.save(dict(state_dict=state), config.load_from)
+        with pytest.raises(ValueError, match=match):
+            preflight(config)
+
+    others = {key.replace('.b.', '.c.'): state[key] for key in state}
+    fewer = {key: state[key] for key in state if '.b.' not in key}
+    more = {**state, 'students.c.head.fc.bias': torch.zeros(3)}
+    if resume:
+        fails(others, r'missing: students\.b\..*, \.{3}; .*: students\.c\.')
+        fails(fewer, r'another model \(\d+ missing: students\.b\.')
+        fails(more, r'\(1 unexpected: students\.c\.head\.fc\.bias\)')
+    else:
+        for some in (others, fewer, more):
+            torch.save(dict(state_dict=some), config.load_from)
+            preflight(config)
+    none = {key.removeprefix('students.'): state[key] for key in state}
+    what = 'go on from' if resume else r'none of .* called .students\.a\.'
+    fails(none, what)
+
+
+def test_loops_of_several_students(config, monkeypatch):
+    config.train_dataloader.sampler = dict(type='DefaultSampler')
+    config.test_cfg = dict(type='StudentsTestLoop')
+    with pytest.raises(ValueError, match=r'but got SingleTeacherDistill: set'):
+        preflight(config)
+    config.test_cfg = None
+    config.model = dict(
+        type='DML', students=students(2, 3), data_preprocessor=PREPROCESSOR
+    )
+    said = []
+    monkeypatch.setattr(
+        'mmkd_plugin.engine.preflight.print_log',
+        lambda text, *_, **__: said.append(text),
+    )
+    text = 'of the students a, b only a is validated'
+    for loop, warned in (
+        (None, False),
+        (dict(type='StudentsValLoop'), False),
+        (dict(), True),
+        (dict(type='ValLoop'), True),
+    ):
+        said.clear()
+        config.val_cfg = loop
+        preflight(config)
+        assert (text in ''.join(said)) is warned, loop
+
+
+@pytest.mark.parametrize('several', [False, True])
+def test_views(config, several):
+    config.train_dataloader.sampler = dict(type='DefaultSampler')
+    if several:
+        config.model = dict(type='DML', students=students(2, 3))
+    config.model.data_preprocessor = dict(VIEWS, views=3)
+    match = 'views=3 .* has ' + ('2 students' if several else '1 student$')
+    with pytest.raises(ValueError, match=match):
+        preflight(config)
+    for views in (1, 2) if several else (1,):
+        config.model.data_preprocessor.views = views
         preflight(config)
 
 

@@ -5,6 +5,7 @@ import torch
 
 from mmkd_plugin.utils.checks import (
     check_choice,
+    check_map,
     check_number,
     check_same_shape,
     check_tensors,
@@ -97,6 +98,22 @@ def test_check_tensors():
         kind = type(value).__name__
         with pytest.raises(ValueError, match=f'y .* a {kind}, .* data_idx'):
             check_tensors(x=torch.zeros(1), y=value)
+
+
+def test_check_map():
+    check_map('feature', torch.zeros(2, 3, 1, 1), 3)
+    for value, got in (
+        (torch.zeros(2, 4, 1, 1), r'\(2, 4, 1, 1\)'),
+        (torch.zeros(2, 3), r'\(2, 3\)'),
+        (torch.zeros(3, 1, 1), r'\(3, 1, 1\)'),
+    ):
+        with pytest.raises(
+            ValueError,
+            match=rf'^it must have .*\(N, 3, H, W\), but got {got}$',
+        ):
+            check_map('it', value, 3)
+    with pytest.raises(ValueError, match=r'it must be a tensor, .*data_idx'):
+        check_map('it', (torch.zeros(2, 3, 1, 1),), 3)
 
 
 def test_check_same_shape():

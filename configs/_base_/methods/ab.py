@@ -1,5 +1,6 @@
 # AB, first of two trainings, with the released weights: 3e-3 at the last
-# stage, half of the next stage's at each one before, nothing else. The head
+# stage, half of the next stage's at each one before, nothing else. (In
+# RepDistiller, the student's batch normalisation stays in eval mode.) The head
 # does not learn here, and the second training starts from the snapshot at the
 # end.
 _base_ = ['pre_relu.py']

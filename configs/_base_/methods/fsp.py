@@ -1,6 +1,9 @@
-# FSP, first of two trainings: 50 for each of the three pairs of a stage's
-# input and output, nothing else. The head does not learn here, and the second
-# training starts from the snapshot at the end.
+# FSP, first of two trainings: the three pairs of a stage's input and output,
+# nothing else. The weights of 1 are those of RepDistiller's first training;
+# its option of 50 is for the second, in which its code has no FSP loss. (In
+# its first, the student's batch normalisation stays in eval mode.) The head
+# does not learn here, and the second training starts from the snapshot at the
+# end.
 _base_ = ['features.py']
 
 model = dict(
@@ -15,7 +18,7 @@ model = dict(
             **_base_.all_stages.teacher_recorders,
         ),
         distill_losses={
-            f'loss_fsp{i}': dict(type='FSPLoss', loss_weight=50.0)
+            f'loss_fsp{i}': dict(type='FSPLoss', loss_weight=1.0)
             for i in (1, 2, 3)
         },
         loss_forward_mappings={

@@ -1,5 +1,7 @@
 # FT at the last stage, second of two trainings, with the released weight of
 # 500 beside cross entropy; the paraphraser was trained in the first one.
+# That weight is of maps with 64 channels: the mean distance of unit vectors
+# falls with the root of their length, so it counts for less here.
 _base_ = ['features.py']
 
 _preds = _base_.preds.stage3

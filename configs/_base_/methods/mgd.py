@@ -1,5 +1,7 @@
 # MGD at the last stage, with the setting of yzd-v/cls_KD for CIFAR-100:
 # 1.2e-3, channels masked with a probability of 0.15.
+# That is for ResNet-34 and ResNet-18, whose last map has half as many numbers:
+# as a sum over the map, it counts for more here.
 _base_ = ['features.py']
 
 _preds = _base_.preds.stage3

@@ -13,6 +13,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from mmkd_plugin.utils.atomic import atomic_write
+from mmkd_plugin.utils.checks import nearest
 
 _BACKEND = 'atomic_local'
 
@@ -79,6 +80,12 @@ class SafeCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         if not self.save_best:
             return
+        for name in self.key_indicators:
+            if name != 'auto' and name not in metrics:
+                raise ValueError(
+                    f'save_best: there is no metric {name!r}; '
+                    f'{nearest(name, metrics)}'
+                )
         single = len(self.key_indicators) == 1
         # The stock method removes the best one before it writes the next,
         # unless it knows of none.

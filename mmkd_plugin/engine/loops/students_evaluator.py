@@ -101,11 +101,12 @@ class StudentsEvaluator(Evaluator):
                 iteration=hub.get_info('iter', -1) + 1,
             ),
         )
+        # The first one is what save_best='auto' goes by.
         return {
+            **found[best],
             **{
                 f'{name}/{key}': value
                 for name, metrics in found.items()
                 for key, value in metrics.items()
             },
-            **found[best],
         }

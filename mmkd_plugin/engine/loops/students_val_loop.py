@@ -9,9 +9,27 @@ from mmengine.registry import LOOPS
 from mmengine.runner import Runner, ValLoop
 from mmengine.runner.amp import autocast
 from mmpretrain.utils import get_ori_model
+from torch import nn
 from torch.utils.data import DataLoader
 
 from .students_evaluator import StudentsEvaluator
+
+
+def check_students(model: nn.Module) -> None:
+    """Check that a model has several students.
+
+    Args:
+        model (nn.Module): The model.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if not hasattr(model, 'predict_students'):
+        raise ValueError(
+            f'StudentsValLoop and StudentsTestLoop are for models with '
+            f'several students, such as DML, but got {type(model).__name__}: '
+            f'set val_cfg=dict() and test_cfg=dict()'
+        )
 
 
 def build_students_evaluator(
@@ -32,12 +50,7 @@ def build_students_evaluator(
         ValueError: If the model has no students.
     """
     model = get_ori_model(runner.model)
-    if not hasattr(model, 'predict_students'):
-        raise ValueError(
-            f'this loop is for models with several students, such as DML, '
-            f'but got {type(model).__name__}: set val_cfg=dict() and '
-            f'test_cfg=dict()'
-        )
+    check_students(model)
     evaluators = {}
     for name in model.students:
         own = copy.deepcopy(evaluator)

@@ -231,7 +231,8 @@ def _confusion_html(report: Mapping, level: str) -> str:
     parts = [
         f'<{level}>Confusion matrix</{level}>\n<p class="note">Last '
         f'validation{of}, {hits:,} of {total:,} images right. Blue: share of '
-        f'the class that is right. Orange: errors, the largest is strongest.</p>\n'
+        f'the class that is right. Orange: errors, the largest is strongest.'
+        f'</p>\n'
         f'<figure>{confusion_svg(matrix, classes)}</figure>\n'
     ]
     pairs = most_confused(matrix)

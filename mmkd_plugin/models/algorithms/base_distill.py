@@ -13,7 +13,7 @@ from mmkd_plugin.structures import BatchSamples
 from mmkd_plugin.utils.architecture import build_architecture, num_classes
 from mmkd_plugin.utils.build import build_part
 from mmkd_plugin.utils.checkpoint import load_strict, load_weights
-from mmkd_plugin.utils.checks import check_label_range
+from mmkd_plugin.utils.checks import check_flag, check_label_range
 from mmkd_plugin.utils.running_algorithm import announce_algorithm
 
 _FROM_DATA = 'the data set must give it to all data samples'
@@ -30,7 +30,10 @@ class BaseDistill(BaseModel):
     """A student and the distiller that compares it with something.
 
     A scheme calls :meth:`set_distiller` at the end of its constructor, and
-    says by :meth:`run_teacher` what the student is compared with.
+    says by :meth:`run_teacher` what the student is compared with. Teachers
+    that it has put into the tuple ``_frozen`` before are no submodules, so
+    neither optimizer nor DDP nor checkpoints see them; they stay in eval mode
+    and are moved along.
 
     Args:
         student (dict or nn.Module): Config of the student, a model with
@@ -51,6 +54,9 @@ class BaseDistill(BaseModel):
         ValueError: If a checkpoint is missing or does not fit.
     """
 
+    # In a tuple, so that nn.Module does not register them.
+    _frozen: tuple[nn.Module, ...] = ()
+
     def __init__(
         self,
         *,
@@ -62,9 +68,11 @@ class BaseDistill(BaseModel):
         init_cfg: Optional[dict] = None,
     ) -> None:
         super().__init__(data_preprocessor, init_cfg)
-        self.calculate_student_loss = calculate_student_loss
+        self.calculate_student_loss = check_flag(
+            'calculate_student_loss', calculate_student_loss
+        )
         self.student_ckpt = student_ckpt
-        self.channels_last = channels_last
+        self.channels_last = check_flag('channels_last', channels_last)
         self.student = build_architecture(student)
 
     def set_distiller(self, config: dict) -> None:
@@ -79,9 +87,19 @@ class BaseDistill(BaseModel):
         """
         self._load_student()
         self.distiller = build_part('distiller', MODELS, config)
+        for name, loss in self.distiller.distill_losses.items():
+            if self.calculate_student_loss and getattr(
+                loss, 'holds_cross_entropy', False
+            ):
+                raise ValueError(
+                    f'{name}: {type(loss).__name__} holds the cross entropy '
+                    f'with the labels already: set '
+                    f'calculate_student_loss=False, or it counts twice'
+                )
         self.attach_recorders()
         if self.channels_last:
-            self.student.to(memory_format=torch.channels_last)
+            for model in (self.student, *self._frozen):
+                model.to(memory_format=torch.channels_last)
         announce_algorithm(self)
 
     def attach_recorders(self) -> None:
@@ -114,8 +132,16 @@ class BaseDistill(BaseModel):
             BaseDistill: This model.
         """
         super().train(mode)
+        for model in self._frozen:
+            model.train(False)
         self.attach_recorders()
         return self
+
+    def _apply(self, fn, *args, **kwargs) -> 'BaseDistill':
+        # Called by to(), cuda(), half() and the like.
+        for model in self._frozen:
+            model._apply(fn, *args, **kwargs)
+        return super()._apply(fn, *args, **kwargs)
 
     def forward(
         self,
@@ -192,7 +218,9 @@ class BaseDistill(BaseModel):
         with self.distiller.record_student():
             if self.calculate_student_loss:
                 return self.student(inputs, data_samples, mode='loss')
-            self.student(inputs, mode='tensor')
+            # It may stand by while a connector learns of the teacher.
+            if self.distiller.student_recorders:
+                self.student(inputs, mode='tensor')
         return {}
 
     def after_losses(self, batch: dict[str, Tensor]) -> None:
@@ -201,6 +229,33 @@ class BaseDistill(BaseModel):
         Args:
             batch (dict[str, Tensor]): What :meth:`batch_values` returned.
         """
+
+    def check_data(self, dataset: Sequence, loader: dict) -> None:
+        """Check the training data before a run writes anything.
+
+        Args:
+            dataset (Sequence): The training set.
+            loader (dict): Config of its loader.
+
+        Raises:
+            ValueError: If labels are needed and it has none, where a data
+                set tells.
+        """
+        labels_needed = (
+            self.calculate_student_loss
+            or 'gt_label' in self.distiller.batch_sources()
+        )
+        if labels_needed and getattr(dataset, 'labels', labels_needed) is None:
+            reader = 'loss_forward_mappings reads them'
+            if self.calculate_student_loss:
+                reader = (
+                    "the student's own loss needs them: set "
+                    'calculate_student_loss=False'
+                )
+            raise ValueError(
+                f'the training set ({type(dataset).__name__}) has no labels, '
+                f'but {reader}'
+            )
 
     def batch_values(
         self, inputs: Tensor, data_samples: Optional[Sequence]

@@ -88,6 +88,30 @@ class CSKD(SelfDistill):
         super().attach_recorders()
         self.distiller.prepare_from_teacher(self.student)
 
+    def check_data(self, dataset: Sequence, loader: dict) -> None:
+        """Check that the loader makes pairs.
+
+        Args:
+            dataset (Sequence): The training set.
+            loader (dict): Config of its loader.
+
+        Raises:
+            ValueError: If its batch size is odd, if the engine's own sampler
+                deals out the images, or if there are no labels.
+        """
+        super().check_data(dataset, loader)
+        if loader.get('batch_size', 2) % 2:
+            raise ValueError(
+                f'batch_size must be even, as a batch is pairs, but got '
+                f'{loader["batch_size"]}'
+            )
+        kind = (loader.get('sampler') or {}).get('type')
+        if kind in ('DefaultSampler', 'InfiniteSampler'):
+            raise ValueError(
+                f"CSKD needs sampler=dict(type='SameClassPairSampler'), but "
+                f'got {kind!r}, which makes no pairs'
+            )
+
     def loss(
         self, inputs: Tensor, data_samples: Optional[Sequence] = None
     ) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Optional
 
+import torch
 from mmengine.registry import MODELS
 from torch import Tensor
 
@@ -87,6 +88,36 @@ class DLB(PastDistill):
         )
         self._misses = 0
 
+    def check_data(self, dataset: Sequence, loader: dict) -> None:
+        """Check that the loader repeats the images of the last batch.
+
+        Args:
+            dataset (Sequence): The training set.
+            loader (dict): Config of its loader.
+
+        Raises:
+            ValueError: If it has no batch sampler, or another batch size.
+        """
+        super().check_data(dataset, loader)
+        if not loader.get('batch_sampler'):
+            raise ValueError(
+                'DLB needs train_dataloader.batch_sampler=dict('
+                "type='LastBatchSampler', drop_last=True), but there is no "
+                'batch_sampler'
+            )
+        size = loader.get('batch_size', self.store.batch_size)
+        if size != self.store.batch_size:
+            raise ValueError(
+                f'batch_size={self.store.batch_size} of the model must be '
+                f'that of train_dataloader, the new images of a batch, but '
+                f'that is {size}'
+            )
+        if loader.get('drop_last'):
+            raise ValueError(
+                'train_dataloader.drop_last must be False beside a '
+                'batch_sampler: set drop_last of the batch_sampler'
+            )
+
     def source(
         self, name: str, inputs: Tensor, data_samples: Optional[Sequence]
     ) -> Optional[Tensor]:
@@ -107,7 +138,8 @@ class DLB(PastDistill):
         if name != self.past:
             return super().source(name, inputs, data_samples)
         past = self.store.read(self.index_of(data_samples))
-        self._check_batch(len(inputs), len(past))
+        if torch.is_grad_enabled():
+            self._check_batch(len(inputs), len(past))
         return past
 
     def _first_new(self, size: int, again: int) -> int:

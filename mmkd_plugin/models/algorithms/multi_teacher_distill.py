@@ -2,7 +2,6 @@
 
 from typing import Optional, Union
 
-import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
@@ -119,15 +118,12 @@ class MultiTeacherDistill(BaseDistill):
         different = list(dict.fromkeys(wanted.values()))
         # Where a teacher's images are made; teachers can share that.
         self._places = {name: different.index(wanted[name]) for name in wanted}
-        # In a tuple, so that nn.Module does not register them.
         self._frozen = (
             nn.ModuleDict(models),
             nn.ModuleList(Renormalization(given, own) for own in different),
         )
         self.set_distiller(distiller)
         self._check_recorded()
-        if channels_last:
-            self.teachers.to(memory_format=torch.channels_last)
 
     def _check_recorded(self) -> None:
         recorders = self.distiller.teacher_recorders.values()
@@ -151,25 +147,6 @@ class MultiTeacherDistill(BaseDistill):
         """Attach the distiller's recorders to student and teachers."""
         super().attach_recorders()
         self.distiller.prepare_from_teacher(self.teachers)
-
-    def _apply(self, fn, *args, **kwargs) -> 'MultiTeacherDistill':
-        # Called by to(), cuda(), half() and the like.
-        for frozen in self._frozen:
-            frozen._apply(fn, *args, **kwargs)
-        return super()._apply(fn, *args, **kwargs)
-
-    def train(self, mode: bool = True) -> 'MultiTeacherDistill':
-        """Set the mode of the student; the teachers stay in eval mode.
-
-        Args:
-            mode (bool): Training or evaluation. Defaults to True.
-
-        Returns:
-            MultiTeacherDistill: This model.
-        """
-        super().train(mode)
-        self.teachers.train(False)
-        return self
 
     def images_of(self, name: str, inputs: Tensor) -> Tensor:
         """Normalise images as a teacher knows them.

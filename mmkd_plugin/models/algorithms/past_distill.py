@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Optional
 
+import torch
 from torch import Tensor
 
 from mmkd_plugin.utils.architecture import num_classes as classes_of
@@ -106,12 +107,14 @@ class PastDistill(SelfDistill):
         return {**super().batch_values(inputs, data_samples), _INDEX: index}
 
     def after_losses(self, batch: dict[str, Tensor]) -> None:
-        """Keep the logits of the step.
+        """Keep the logits of the step, if it is one with gradients.
 
         Args:
             batch (dict[str, Tensor]): What :meth:`batch_values` returned.
         """
-        self.remember(batch[_INDEX], batch, self._recorder.get_record())
+        # To measure a loss changes nothing.
+        if torch.is_grad_enabled():
+            self.remember(batch[_INDEX], batch, self._recorder.get_record())
 
     def remember(
         self, index: Tensor, batch: dict[str, Tensor], logits: Tensor

@@ -84,16 +84,18 @@ class PSKD(PastDistill):
             num_samples, self.known_classes(num_classes)
         )
 
-    def check_dataset(self, dataset: Sequence) -> None:
-        """Check that the store has room for a training set.
+    def check_data(self, dataset: Sequence, loader: dict) -> None:
+        """Check that the store has room for the training set.
 
         Args:
             dataset (Sequence): The training set.
+            loader (dict): Config of its loader.
 
         Raises:
-            ValueError: If it is larger, or if its images cannot be told
-                apart.
+            ValueError: If it is larger, if its images cannot be told apart,
+                or if it has no labels.
         """
+        super().check_data(dataset, loader)
         while isinstance(dataset, (ClassBalancedDataset, RepeatDataset)):
             dataset = dataset.dataset
         if isinstance(dataset, ConcatDataset):

@@ -2,7 +2,6 @@
 
 from typing import Optional, Union
 
-import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
@@ -98,8 +97,7 @@ class SingleTeacherDistill(BaseDistill):
         frozen = frozen_teacher(teacher, teacher_ckpt)
         check_same_classes(frozen, self.student)
         check_same_statistics(frozen, self.data_preprocessor)
-        # In a tuple, so that nn.Module does not register it.
-        self._teacher = (frozen,)
+        self._frozen = (frozen,)
         if reuse_teacher_head:
             check_reusable_head(frozen, self.student)
             self.student.head.requires_grad_(False)
@@ -107,8 +105,6 @@ class SingleTeacherDistill(BaseDistill):
             self.student.requires_grad_(False)
         self.set_distiller(distiller)
         self._check_trained()
-        if channels_last:
-            frozen.to(memory_format=torch.channels_last)
 
     def _check_trained(self) -> None:
         if not any(p.requires_grad for p in self.parameters()):
@@ -145,17 +141,12 @@ class SingleTeacherDistill(BaseDistill):
     @property
     def teacher(self) -> nn.Module:
         """nn.Module: The frozen teacher."""
-        return self._teacher[0]
+        return self._frozen[0]
 
     def attach_recorders(self) -> None:
         """Attach the distiller's recorders to student and teacher."""
         super().attach_recorders()
         self.distiller.prepare_from_teacher(self.teacher)
-
-    def _apply(self, fn, *args, **kwargs) -> 'SingleTeacherDistill':
-        # Called by to(), cuda(), half() and the like.
-        self.teacher._apply(fn, *args, **kwargs)
-        return super()._apply(fn, *args, **kwargs)
 
     def train(self, mode: bool = True) -> 'SingleTeacherDistill':
         """Set the mode of what is trained; what is frozen stays in eval mode.
@@ -167,7 +158,6 @@ class SingleTeacherDistill(BaseDistill):
             SingleTeacherDistill: This model.
         """
         super().train(mode)
-        self.teacher.train(False)
         if self.reuse_teacher_head:
             self.student.head.train(False)
         if not self.student_trainable:

@@ -7,7 +7,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mmkd_plugin.utils.checks import check_count
+from mmkd_plugin.utils.checks import check_count, check_map
 
 
 @MODELS.register_module()
@@ -94,7 +94,7 @@ class BYOTConnector(BaseModule):
         init_cfg: Optional[dict] = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        check_count('in_channels', in_channels)
+        self.in_channels = check_count('in_channels', in_channels)
         check_count('out_channels', out_channels, least=4)
         check_count('num_classes', num_classes)
         check_count('num_halvings', num_halvings, least=0)
@@ -122,6 +122,10 @@ class BYOTConnector(BaseModule):
         Returns:
             tuple[Tensor, Tensor]: The feature, ``(N, out_channels)``, and
             the logits, ``(N, num_classes)``.
+
+        Raises:
+            ValueError: If ``feature`` is no map of that width.
         """
+        check_map('feature', feature, self.in_channels)
         pooled = self.bottleneck(feature).mean(dim=(2, 3))
         return pooled, self.fc(pooled)

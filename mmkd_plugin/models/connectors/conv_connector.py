@@ -7,7 +7,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from mmkd_plugin.utils.checks import check_count, check_flag
+from mmkd_plugin.utils.checks import check_count, check_flag, check_map
 
 
 @MODELS.register_module()
@@ -69,7 +69,7 @@ class ConvConnector(BaseModule):
         init_cfg: Optional[dict] = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        check_count('in_channels', in_channels)
+        self.in_channels = check_count('in_channels', in_channels)
         check_count('out_channels', out_channels)
         check_count('stride', stride)
         check_count('kernel_size', kernel_size)
@@ -106,5 +106,9 @@ class ConvConnector(BaseModule):
             Tensor: Shape ``(N, out_channels, H', W')``, where ``H'`` is
             ``(H + 2 padding - kernel_size) // stride + 1``, or ``(H - 1)
             stride + kernel_size - 2 padding`` with ``transposed``.
+
+        Raises:
+            ValueError: If ``feature`` is no map of that width.
         """
+        check_map('feature', feature, self.in_channels)
         return self.conv(feature)

@@ -7,7 +7,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mmkd_plugin.utils.checks import check_choice, check_number
+from mmkd_plugin.utils.checks import check_choice, check_map, check_number
 
 MASKS = ('channel', 'spatial')
 
@@ -56,7 +56,7 @@ class MGDConnector(BaseModule):
         init_cfg: Optional[dict] = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        check_number('in_channels', in_channels, least=1)
+        self.in_channels = check_number('in_channels', in_channels, least=1)
         check_number('out_channels', out_channels, least=1)
         self.mask_on = check_choice('mask_on', mask_on, MASKS)
         self.mask_ratio = check_number(
@@ -79,7 +79,11 @@ class MGDConnector(BaseModule):
 
         Returns:
             Tensor: Shape ``(N, out_channels, H, W)``.
+
+        Raises:
+            ValueError: If ``feature`` is no map of that width.
         """
+        check_map('feature', feature, self.in_channels)
         feature = self.align(feature)
         if self.training and self.mask_ratio > 0:
             count, channels, height, width = feature.shape

@@ -8,7 +8,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from mmkd_plugin.utils.checkpoint import load_strict, load_weights
-from mmkd_plugin.utils.checks import check_count, nearest
+from mmkd_plugin.utils.checks import check_count, check_map, nearest
 
 from .factor_layers import factor_layers
 
@@ -98,7 +98,7 @@ class ParaphraserConnector(BaseModule):
         init_cfg: Optional[dict] = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        check_count('in_channels', in_channels)
+        self.in_channels = check_count('in_channels', in_channels)
         check_count('out_channels', out_channels)
         if checkpoint is None and prefix:
             raise ValueError(
@@ -167,7 +167,11 @@ class ParaphraserConnector(BaseModule):
             Tensor or tuple[Tensor, Tensor]: The factor, shape ``(N,
             out_channels, H, W)``, and the reconstructed map, shape of the
             feature. Where the paraphraser is frozen, the factor alone.
+
+        Raises:
+            ValueError: If ``feature`` is no map of that width.
         """
+        check_map('feature', feature, self.in_channels)
         factor = self.encoder(feature)
         if self.checkpoint is not None:
             return factor

@@ -9,7 +9,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from mmkd_plugin.utils.checks import check_count, check_tensors, nearest
+from mmkd_plugin.utils.checks import check_count, check_map, nearest
 
 from .pool_connector import check_size
 
@@ -242,14 +242,9 @@ class ReviewConnector(BaseModule):
                 f'connector_inputs'
             )
         maps = dict(level1=feature, **deeper)
-        check_tensors(**maps)
         maps = {name: maps[name] for name in ('level1', *names)}
         for (name, stage), width in zip(
             maps.items(), self.in_channels, strict=True
         ):
-            if stage.dim() != 4 or stage.shape[1] != width:
-                raise ValueError(
-                    f'{name} must have the shape (N, {width}, H, W), but got '
-                    f'{tuple(stage.shape)}'
-                )
+            check_map(name, stage, width)
         return list(maps.values())

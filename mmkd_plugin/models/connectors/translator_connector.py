@@ -6,7 +6,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from mmkd_plugin.utils.checks import check_count
+from mmkd_plugin.utils.checks import check_count, check_map
 
 from .factor_layers import factor_layers
 
@@ -52,7 +52,7 @@ class TranslatorConnector(BaseModule):
         init_cfg: Optional[dict] = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        check_count('in_channels', in_channels)
+        self.in_channels = check_count('in_channels', in_channels)
         check_count('out_channels', out_channels)
         widths = [in_channels, in_channels, out_channels, out_channels]
         self.encoder = factor_layers(widths, norm_cfg)
@@ -65,5 +65,9 @@ class TranslatorConnector(BaseModule):
 
         Returns:
             Tensor: The factor, shape ``(N, out_channels, H, W)``.
+
+        Raises:
+            ValueError: If ``feature`` is no map of that width.
         """
+        check_map('feature', feature, self.in_channels)
         return self.encoder(feature)

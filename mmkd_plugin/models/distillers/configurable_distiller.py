@@ -497,6 +497,10 @@ class ConfigurableDistiller(BaseModule):
             ValueError: If one is a negative number or no integer.
         """
         self._clock.set(epoch, iteration)
+        for loss in self.distill_losses.values():
+            # One with a schedule of its own, such as PSKDLoss.
+            if hasattr(loss, 'set_progress'):
+                loss.set_progress(epoch, iteration)
 
     # A compiled step would take the weights for constants, and be compiled
     # anew for each of them.
@@ -544,7 +548,11 @@ class ConfigurableDistiller(BaseModule):
                     source.get('connector_inputs') or {}
                 ).items()
             }
-            made[key] = self.connectors[name](self._record(source), **inputs)
+            record = self._record(source)
+            try:
+                made[key] = self.connectors[name](record, **inputs)
+            except ValueError as error:
+                raise ValueError(f'connectors[{name!r}]: {error}') from error
         if source.get('connector_idx') is None:
             return made[key]
         if isinstance(made[key], Tensor):
@@ -577,8 +585,8 @@ class ConfigurableDistiller(BaseModule):
         Raises:
             RuntimeError: If a recorder recorded nothing, or if a weight has
                 a schedule and nothing tells how far the training is.
-            ValueError: If a loss does not take what it was given, or if a
-                log term is none; the message names the loss.
+            ValueError: If a loss or a connector does not take what it was
+                given, or if a log term is none; the message names it.
         """
         batch = batch or {}
         weights = self._scheduled_weights()

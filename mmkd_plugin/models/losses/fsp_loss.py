@@ -108,9 +108,10 @@ class FSPLoss(nn.Module):
         Yim et al., A Gift from Knowledge Distillation: Fast Optimization,
         Network Minimization and Transfer Learning, CVPR 2017. The paper
         could not be opened. Of the public codes, the CIFAR-100 benchmarks of
-        RepDistiller take the mean over the elements of the matrix, average
-        pooling and ``loss_weight=50`` (default); torchdistill pools by the
-        maximum (``pool='max'``).
+        RepDistiller take the mean over the elements of the matrix and average
+        pooling (default), with a weight of 1: their option of 50 is for the
+        second stage, in which their code has no FSP loss. torchdistill pools
+        by the maximum (``pool='max'``).
 
     Args:
         pool (str): How the larger maps of a pair become smaller, ``'avg'``

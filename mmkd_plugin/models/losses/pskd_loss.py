@@ -6,7 +6,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mmkd_plugin.models.schedules.progress import running_progress
+from mmkd_plugin.models.schedules.progress import Clock
 from mmkd_plugin.models.schedules.scheduled_loss import build_schedule
 from mmkd_plugin.utils.checks import (
     check_choice,
@@ -122,9 +122,10 @@ class PSKDLoss(nn.Module):
         >>> past = torch.full((2, 3), 1 / 3)
         >>> round(PSKDLoss(alpha=0.3)(preds_S, past, labels).item(), 4)
         1.1014
-        >>> round(PSKDLoss()(preds_S, past, labels, alpha=0.0).item(), 4)
-        1.0514
     """
+
+    # Looked at by the algorithm: the student's own loss would be another one.
+    holds_cross_entropy = True
 
     def __init__(
         self,
@@ -140,13 +141,39 @@ class PSKDLoss(nn.Module):
             self.alpha = check_number('alpha', alpha, least=0, most=1)
         self.reduction = check_choice('reduction', reduction, REDUCTIONS)
         self.loss_weight = check_number('loss_weight', loss_weight)
+        self._clock = Clock()
+
+    def set_progress(
+        self, epoch: Optional[int] = None, iteration: Optional[int] = None
+    ) -> None:
+        """Tell a schedule of ``alpha`` how far a training without runner is.
+
+        The distiller's method of this name calls it.
+
+        Args:
+            epoch (int, optional): The epoch, counted from 0. Defaults to
+                None; then the schedule may not go by it.
+            iteration (int, optional): The iteration since the start of
+                training, counted from 0. Defaults to None, likewise.
+                Without both, the schedule follows the runner again.
+
+        Raises:
+            ValueError: If one is a negative number or no integer.
+        """
+        self._clock.set(epoch, iteration)
+
+    # A compiled step would be compiled anew for each time.
+    @torch.compiler.disable
+    def _share(self) -> float:
+        if callable(self.alpha):
+            return self.alpha(*self._clock.now())
+        return self.alpha
 
     def forward(
         self,
         preds_S: Tensor,
         past_probs: Tensor,
         gt_labels: Tensor,
-        alpha: Optional[float] = None,
     ) -> Tensor:
         """Compute the weighted loss.
 
@@ -154,17 +181,11 @@ class PSKDLoss(nn.Module):
             preds_S (Tensor): Student logits, shape ``(N, C)``.
             past_probs (Tensor): Past probabilities, same shape.
             gt_labels (Tensor): Labels, an integer tensor ``(N,)``.
-            alpha (float, optional): Share of the past in this step. Defaults
-                to None: that of the option.
 
         Returns:
             Tensor: The loss.
         """
-        if alpha is None:
-            alpha = self.alpha
-            if callable(alpha):
-                alpha = alpha(*running_progress())
-        check_number('alpha', alpha, least=0, most=1)
+        alpha = check_number('alpha', self._share(), least=0, most=1)
         return self.loss_weight * pskd_loss(
             preds_S, past_probs, gt_labels, alpha, self.reduction
         )

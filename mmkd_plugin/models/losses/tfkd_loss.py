@@ -137,6 +137,9 @@ class TFKDLoss(nn.Module):
         1.3363
     """
 
+    # Looked at by the algorithm: the student's own loss would be another one.
+    holds_cross_entropy = True
+
     def __init__(
         self,
         *,

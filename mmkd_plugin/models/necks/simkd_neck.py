@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from mmkd_plugin.models.connectors import PoolConnector
-from mmkd_plugin.utils.checks import check_count
+from mmkd_plugin.utils.checks import check_count, check_map
 
 
 @MODELS.register_module()
@@ -86,7 +86,7 @@ class SimKDNeck(BaseModule):
         init_cfg: Optional[dict] = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        check_count('in_channels', in_channels)
+        self.in_channels = check_count('in_channels', in_channels)
         check_count('out_channels', out_channels)
         check_count('factor', factor)
         width = out_channels // factor
@@ -123,6 +123,10 @@ class SimKDNeck(BaseModule):
 
         Returns:
             tuple[Tensor]: The pooled feature, shape ``(N, out_channels)``.
+
+        Raises:
+            ValueError: If the last map has another width.
         """
+        check_map('what SimKDNeck gets', inputs[-1], self.in_channels)
         projected = self.projector(self.pool(inputs[-1]))
         return (adaptive_avg_pool2d(projected, 1).flatten(1),)

@@ -260,6 +260,16 @@ def test_the_best_is_kept(tmp_path):
     assert hub['best_ckpt'] == str(tmp_path / 'best_score_epoch_4.pth')
 
 
+def test_the_best_by_a_metric_that_is_not_there(tmp_path):
+    options = dict(save_best='scoer', rule='greater')
+    runner = build(
+        tmp_path, checkpoint=options, **validation(dict(score=0.5, other=1.0))
+    )
+    match = "save_best: there is no metric 'scoer'; nearest: score"
+    with pytest.raises(ValueError, match=match):
+        runner.train()
+
+
 def test_the_best_of_two_metrics(tmp_path):
     results = [
         dict(up=0.1, down=3.0),

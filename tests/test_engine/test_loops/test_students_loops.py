@@ -132,6 +132,8 @@ def test_metrics_of_all_and_of_the_best(tmp_path, stage):
     first = [m['accuracy/top1'] for m in expected.values()]
     assert first == [40.0, 70.0, 10.0]
     best = 'b'
+    # What save_best='auto' takes.
+    assert next(iter(metrics)) == 'accuracy/top1'
     for name, values in expected.items():
         for key, value in values.items():
             assert metrics.pop(f'{name}/{key}') == pytest.approx(value)

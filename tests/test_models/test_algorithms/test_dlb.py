@@ -65,6 +65,18 @@ def test_two_epochs():
     assert lengths == [4, 8, 6] * 2
 
 
+def test_nothing_is_kept_without_gradients():
+    """Nor has the sampler to be that of the training."""
+    model = build('DLB')
+    step(model, [0, 1, 2, 3])
+    for index in ([7, 8, 9, 6], [3, 7, 1, 0], [5, 6, 7, 8]):
+        with torch.no_grad():
+            log = model(images(4), samples(index), mode='loss')
+        assert log['distill.loss_self'] == 0
+    assert step(model, [0, 1, 2, 3, 4, 5])['distill.loss_self'] > 1e-4
+    assert model.store.own_idx.tolist() == [4, 5]
+
+
 def test_the_gradient_of_the_first_batch_is_that_of_its_labels():
     model = build('DLB')
     other = copy.deepcopy(model.student)
@@ -145,7 +157,10 @@ def test_checkpoint_of_other_batches(load):
         (dict(num_classes=4), 'num_classes must be 5, .* but got 4'),
         (dict(logits='fc'), "student recorder 'fc', but there is none"),
         (
-            dict(distiller=config('TFKD')['distiller']),
+            dict(
+                distiller=config('TFKD')['distiller'],
+                calculate_student_loss=False,
+            ),
             r"DLB gives past_logits, .*dict\(from_batch='past_logits'\)",
         ),
     ],

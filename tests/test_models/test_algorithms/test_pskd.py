@@ -60,6 +60,15 @@ def test_the_past_is_what_the_student_said(images):
         assert_close(model.store.probs[i], row)
 
 
+def test_nothing_is_kept_without_gradients(images):
+    model = build('PSKD')
+    train_step(model, images, samples([0, 1, 2, 3]))
+    before = copy.deepcopy(model.store.state_dict())
+    with torch.no_grad():
+        model(images, samples([3, 4, 5, 6]), mode='loss')
+    assert_close(model.store.state_dict(), before, rtol=0, atol=0)
+
+
 def test_the_gradient_is_that_of_the_targets(images):
     model = build('PSKD', loss=dict(alpha=0.5))
     given = samples([3, 7, 1, 0], LABELS)
@@ -216,10 +225,10 @@ class Images(BaseDataset):
 def test_training_set_and_store():
     model = build('PSKD')
     for good in (range(12), range(11), RepeatDataset(Images(12), 3)):
-        model.check_dataset(good)
+        model.check_data(good, {})
     match = 'num_samples must be at least 13, .* but got 12'
     for bad in (range(13), RepeatDataset(Images(13), 1)):
         with pytest.raises(ValueError, match=match):
-            model.check_dataset(bad)
+            model.check_data(bad, {})
     with pytest.raises(ValueError, match='ConcatDataset counts anew'):
-        model.check_dataset(ConcatDataset([Images(2), Images(2)]))
+        model.check_data(ConcatDataset([Images(2), Images(2)]), {})

@@ -119,6 +119,14 @@ def test_first_stage_compares_the_reconstruction(images):
     assert_close(value, (made - feature).abs().mean())
 
 
+def test_first_stage_does_without_the_student(images):
+    model = algorithm(first_stage(), student_trainable=False)
+    ran = []
+    model.student.backbone.register_forward_hook(lambda *_: ran.append(1))
+    model(images, mode='loss')
+    assert not ran
+
+
 def test_second_stage(first, images):
     before, path = first
     model = algorithm(second_stage(path))

@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from mmkd_plugin.models import ConvConnector, LinearConnector
+from mmkd_plugin.models import (
+    BYOTConnector,
+    ConvConnector,
+    LinearConnector,
+    MGDConnector,
+    ParaphraserConnector,
+    TranslatorConnector,
+)
 
 
 @pytest.mark.parametrize(
@@ -33,3 +40,21 @@ def test_norm_takes_the_place_of_the_bias():
     connector = ConvConnector(2, 3, norm_cfg=dict(type='BN'))
     assert connector.conv.conv.bias is None
     assert not any('activate' in n for n, _ in connector.named_modules())
+
+
+@pytest.mark.parametrize(
+    'connector',
+    [
+        BYOTConnector(3, 4, num_classes=2, num_halvings=0),
+        ConvConnector(3, 4),
+        MGDConnector(3, 4),
+        ParaphraserConnector(3, 2),
+        TranslatorConnector(3, 2),
+    ],
+    ids=lambda connector: type(connector).__name__,
+)
+def test_a_map_of_another_width(connector):
+    with pytest.raises(
+        ValueError, match=r'feature must .*\(N, 3, H, W\).* \(2, 4, 5, 5\)$'
+    ):
+        connector(torch.zeros(2, 4, 5, 5))

@@ -7,6 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from mmkd_plugin.models import ConfigurableDistiller
+from mmkd_plugin.utils.checks import check_map
 
 
 @MODELS.register_module()
@@ -173,3 +174,15 @@ def test_nothing_is_kept_for_the_next_step():
     second, _ = run(made, torch.zeros(2, 3))
     assert calls(made) == 2
     assert first['loss_0'] != second['loss_0']
+
+
+def test_what_a_connector_refuses():
+    """The message says which one it is."""
+    made = distiller(source(0))
+    made.connectors['count'].forward = lambda feature: check_map(
+        'feature', feature, 4
+    )
+    with pytest.raises(
+        ValueError, match=r"^connectors\['count'\]: feature must .* \(2, 3\)$"
+    ):
+        run(made)

@@ -5,6 +5,7 @@ from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
 from mmkd_plugin.models import (
+    ConfigurableDistiller,
     PredictionStore,
     PSKDLoss,
     kl_divergence,
@@ -46,11 +47,9 @@ def test_gradient_is_the_gap_to_the_target(batch):
     assert_close(gradient, preds_S.softmax(1) - target)
 
 
-def test_share_of_the_step(batch):
-    loss = PSKDLoss(alpha=0.5, loss_weight=2.0)
-    assert loss(*batch) == 2 * pskd_loss(*batch, alpha=0.5)
-    assert loss(*batch, alpha=0.25) == 2 * pskd_loss(*batch, alpha=0.25)
-    assert loss(*batch, alpha=0) == 2 * pskd_loss(*batch, alpha=0)
+def test_share_of_the_past(batch):
+    loss = PSKDLoss(alpha=0.25, loss_weight=2.0)
+    assert loss(*batch) == 2 * pskd_loss(*batch, alpha=0.25)
 
 
 def test_share_by_a_schedule(batch):
@@ -68,8 +67,39 @@ def test_share_by_a_schedule(batch):
             )
             share = 0.8 * (epoch + 1) / 10
             assert_close(loss(*batch), pskd_loss(*batch, alpha=share))
-        # What is passed comes first.
-        assert loss(*batch, alpha=0.5) == pskd_loss(*batch, alpha=0.5)
+    finally:
+        del MessageHub._instance_dict[name]
+
+
+def test_share_without_a_runner(batch):
+    """By what the distiller is told, as its other schedules."""
+    distiller = ConfigurableDistiller(
+        student_recorders=dict(fc=dict(type='ModuleOutputs', source='fc')),
+        distill_losses=dict(
+            loss_pskd=dict(
+                type='PSKDLoss',
+                alpha=dict(type='LinearRamp', stop=0.8, end=10),
+            )
+        ),
+        loss_forward_mappings=dict(
+            loss_pskd=dict(
+                preds_S=dict(from_student=True, recorder='fc'),
+                past_probs=dict(from_batch='past_probs'),
+                gt_labels=dict(from_batch='gt_label'),
+            )
+        ),
+    )
+    loss = distiller.distill_losses['loss_pskd']
+    for epoch in (0, 4, 9):
+        distiller.set_progress(epoch=epoch)
+        share = 0.8 * (epoch + 1) / 10
+        assert_close(loss(*batch), pskd_loss(*batch, alpha=share))
+    distiller.set_progress()
+    name = 'hub of no run'
+    MessageHub.get_instance(name)
+    try:
+        with pytest.raises(RuntimeError, match='no runner of mmengine'):
+            loss(*batch)
     finally:
         del MessageHub._instance_dict[name]
 

@@ -114,3 +114,11 @@ def test_bare_name_in_any_scope(scope):
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         SimKDNeck(**{'in_channels': 3, 'out_channels': 4, **options})
+
+
+def test_a_map_of_another_width():
+    with pytest.raises(
+        ValueError,
+        match=r'SimKDNeck gets must .*\(N, 3, H, W\).*\(2, 4, 1, 1\)',
+    ):
+        SimKDNeck(3, 4)((torch.zeros(2, 4, 1, 1),))
