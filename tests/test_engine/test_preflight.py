@@ -291,15 +291,11 @@ def test_a_checkpoint_of_other_shapes(config, tmp_path):
 def test_a_checkpoint_of_another_model(config, tmp_path, resume):
     """The engine would go on with none of its weights, or with some."""
     config.train_dataloader.sampler = dict(type='DefaultSampler')
-    config.update(
-        model=dict(
-            type='DML',
-            students=students(2, 3),
-            data_preprocessor=PREPROCESSOR,
-        ),
-        load_from=str(tmp_path / 'epoch_1.pth'),
-        resume=resume,
+    config.model = dict(
+        type='DML', students=students(2, 3), data_preprocessor=PREPROCESSOR
     )
+    config.load_from = str(tmp_path / 'epoch_1.pth')
+    config.resume = resume
     state = MODELS.build(copy.deepcopy(config.model)).state_dict()
     state.pop('students.a.backbone.bn1.num_batches_tracked')
     torch.save(dict(state_dict=state), config.load_from)

@@ -226,21 +226,24 @@ def test_a_local_rank_of_the_launcher_is_kept(call, teacher, monkeypatch):
     assert os.environ['LOCAL_RANK'] == '1'
 
 
-def save(path):
+def save(path, teacher):
+    """Save what a run would save."""
+    config = Config.fromfile(EEIKD).model
+    model = MODELS.build(dict(config, teacher_ckpt=str(teacher)))
     path.parent.mkdir(exist_ok=True)
-    torch.save(dict(state_dict=dict(weight=torch.ones(2))), path)
+    torch.save(dict(state_dict=model.state_dict()), path)
     return str(path)
 
 
 def test_resume(call, teacher, tmp_path):
-    path = save(tmp_path / 'run' / 'epoch_3.pth')
+    path = save(tmp_path / 'run' / 'epoch_3.pth', teacher)
     config = call(*small(teacher), '--work-dir', tmp_path / 'run', '--resume')
     assert (config.resume, config.load_from) == (True, path)
 
 
 def test_resume_of_a_run_that_has_not_begun(call, teacher, tmp_path):
     """It begins as the config says."""
-    start = save(tmp_path / 'pretrained.pth')
+    start = save(tmp_path / 'pretrained.pth', teacher)
     config = call(
         *small(teacher, f'load_from={start}'),
         '--work-dir',
@@ -251,7 +254,7 @@ def test_resume_of_a_run_that_has_not_begun(call, teacher, tmp_path):
 
 
 def test_resume_from_a_path(call, teacher, tmp_path):
-    path = save(tmp_path / 'elsewhere.pth')
+    path = save(tmp_path / 'elsewhere.pth', teacher)
     config = call(*small(teacher), '--resume', path)
     assert (config.resume, config.load_from) == (True, path)
 
@@ -262,7 +265,7 @@ def test_resume_from_a_path_that_is_not_there(call, teacher):
 
 
 def test_resume_where_all_checkpoints_are_damaged(call, teacher, tmp_path):
-    path = Path(save(tmp_path / 'run' / 'epoch_3.pth'))
+    path = Path(save(tmp_path / 'run' / 'epoch_3.pth', teacher))
     path.write_bytes(path.read_bytes()[:100])
     message = error_of(
         call, *small(teacher), '--work-dir', path.parent, '--resume'

@@ -498,7 +498,7 @@ ANOTHER_LOADER = [
         ),
         (
             ['model.calculate_student_loss=True'],
-            'synthetic images have no labels: .*calculate_student_loss=False',
+            'DemoGlyphs. has no labels, .*calculate_student_loss=False',
         ),
         (
             [f'{HOOK}.real_dataloader.batch_size=8'],

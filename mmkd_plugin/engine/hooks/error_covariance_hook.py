@@ -56,6 +56,11 @@ class ErrorCovarianceHook(Hook):
                 f'dataloader must be the config of a loader, with its '
                 f'dataset, but got {dataloader!r}'
             )
+        if (dataloader.get('sampler') or {}).get('shuffle'):
+            raise ValueError(
+                'dataloader.sampler must not shuffle, as held-out images are '
+                'told apart by their turn, but got shuffle=True'
+            )
         self.dataloader = dataloader
         self._loader: Optional[DataLoader] = None
 

@@ -61,6 +61,9 @@ class ONE(BaseModel):
     :class:`CifarResNet` and :class:`CifarWideResNet`, whose last
     normalisation then belongs to the branches as well.
 
+    A batch needs two images at least, as the gate normalises over it:
+    ``drop_last=True`` of the loader, or a data set that divides.
+
     Reference:
         Lan et al., Knowledge Distillation by On-the-Fly Native Ensemble,
         NeurIPS 2018, https://arxiv.org/abs/1806.04606. The defaults are
