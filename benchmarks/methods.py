@@ -139,7 +139,9 @@ def _narrow(network: dict, is_student: bool) -> int:
         factor = backbone.get('width', 1) if kind == 'CifarResNet' else 1
         depth = backbone.get('depth', 32) if kind == 'CifarResNet' else 32
         backbone.clear()
-        backbone.update(type='CifarResNet', depth=8 if is_student else depth)
+        # Students of online methods shrink, a teacher assistant does not.
+        small = is_student and depth == 32
+        backbone.update(type='CifarResNet', depth=8 if small else depth)
         channels = 64
     head = network['head']
     head.update(num_classes=_CLASSES, in_channels=channels)
