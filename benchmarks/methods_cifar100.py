@@ -64,13 +64,14 @@ def settings(name: str, args: argparse.Namespace, folder: Path) -> dict:
         f'train_{DATA}.indices': args.batch * args.steps,
         f'val_{DATA}.data_root': args.data_root,
         f'val_{DATA}.indices': 100,
+        'val_dataloader.batch_size': 100,
         'train_cfg.max_epochs': 1,
         'train_cfg.val_interval': 1,
         'default_hooks.logger.interval': 1,
     }
-    if 'batch_sampler' in config.train_dataloader:
-        options['train_dataloader.batch_sampler.batch_size'] = args.batch
-        options.pop('train_dataloader.batch_size')
+    if 'batch_size' in model:
+        # Of DLB, the same number.
+        options['model.batch_size'] = args.batch
     for path in find(model, 'num_samples', 'model'):
         options[path] = args.batch * args.steps
     if 'teacher' in model:

@@ -65,9 +65,10 @@ def small(name):
     init_default_scope(config.default_scope)
     methods.on_digits(config, num_images=8, epochs=2)
     config.train_cfg.pop('val_interval')
-    loader = config.train_dataloader
-    loader.get('batch_sampler', loader).batch_size = 4
+    config.train_dataloader.batch_size = 4
     model = config.model
+    if 'batch_size' in model:
+        model.batch_size = 4
     if 'teacher' in model:
         model.pop('teacher_ckpt')
         model.teacher = untrained(model.teacher)
