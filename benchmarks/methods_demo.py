@@ -56,6 +56,17 @@ def train(config: Config, work_dir: str, seed: int) -> tuple[float, float]:
     return statistics.mean(scores), seconds
 
 
+def scale_weights(config: Config, factor: float) -> None:
+    """Multiply the weights of the distiller's losses."""
+    distiller = config.model.get('distiller') or {}
+    for loss in distiller.get('distill_losses', {}).values():
+        weight = loss.get('loss_weight', 1.0)
+        if isinstance(weight, dict):
+            weight['value'] = factor * weight.get('value', 1.0)
+        else:
+            loss['loss_weight'] = factor * weight
+
+
 def plain(config: Config) -> Config:
     """Turn a config into the training of its student alone."""
     config = copy.deepcopy(config)
@@ -73,6 +84,12 @@ def main() -> None:
     parser.add_argument('--only', nargs='+', metavar='NAME')
     parser.add_argument('--epochs', type=int, default=60)
     parser.add_argument('--images', type=int, default=128)
+    parser.add_argument(
+        '--weight',
+        type=float,
+        default=1.0,
+        help='factor on the weights of all losses of the distiller',
+    )
     args = parser.parse_args()
     unknown = set(args.only or ()) - set(METHODS)
     if unknown:
@@ -116,6 +133,7 @@ def main() -> None:
             run('plain ResNet-8', plain(base), folder, seed)
             for name, method in chosen.items():
                 config = prepared(method.config, *size)
+                scale_weights(config, args.weight)
                 if 'teacher_ckpt' in config.model:
                     config.model.teacher_ckpt = checkpoint
                 for place, one in enumerate(
@@ -135,8 +153,8 @@ def main() -> None:
                 run(name, config, folder, seed)
     print(
         f'\nAccuracy on 598 digits (split test), percent; {args.images} '
-        f'labeled digits, {args.epochs} epochs, seeds {args.seeds}, torch '
-        f'{torch.__version__}\n'
+        f'labeled digits, {args.epochs} epochs, weights times '
+        f'{args.weight:g}, seeds {args.seeds}, torch {torch.__version__}\n'
     )
     print('| method | mean | std | each | s |\n|---|---|---|---|---|')
     for name, values in results.items():
