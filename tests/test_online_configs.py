@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, LOOPS, MODELS, init_default_scope
 
@@ -24,6 +25,15 @@ STUDENTS = {
     'dml_r18_r32_cifar100.py': dict(r18=11_220_132, r32=472_756),
     **{name: dict(r32=472_756, wrn16_2=703_284) for name in KDCL},
 }
+
+
+@pytest.fixture(autouse=True)
+def no_run():
+    """The hub of another test may say that a run goes on."""
+    name = 'hub of no run'
+    MessageHub.get_instance(name)
+    yield
+    del MessageHub._instance_dict[name]
 
 
 def load(name):

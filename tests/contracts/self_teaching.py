@@ -280,16 +280,6 @@ LOSSES = dict(
                 {},
                 dict(
                     preds_S=THIRDS,
-                    past_probs=THIRDS,
-                    gt_labels=LABELS_OF_TWO,
-                    alpha=2,
-                ),
-                'alpha must be .*<= 1, but got 2',
-            ),
-            (
-                {},
-                dict(
-                    preds_S=THIRDS,
                     past_probs=[THIRDS],
                     gt_labels=LABELS_OF_TWO,
                 ),

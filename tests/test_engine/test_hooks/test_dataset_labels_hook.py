@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
-from mmengine.registry import DATASETS, HOOKS
+from mmengine.registry import DATASETS, HOOKS, MODELS
 from mmpretrain.structures import DataSample
 from torch import nn
 from toy_runs import (
@@ -175,8 +175,12 @@ def test_preflight_tells_what_is_wrong(teacher):
         preflight(config(teacher, data=dict(num=12)))
     with pytest.raises(ValueError, match=place + '.*got none: add dict'):
         preflight(config(teacher, hooks=()))
-    with pytest.raises(ValueError, match='DatasetLabelsHook needs the labels'):
+    # Here the mapping reads them as well, and says so first.
+    with pytest.raises(ValueError, match=r'\(ToyNoise\) has no labels'):
         preflight(config(teacher, data=dict(labels=False)))
+    model = MODELS.build(config(teacher).model)
+    with pytest.raises(ValueError, match='DatasetLabelsHook needs the labels'):
+        DatasetLabelsHook().check_inputs(model, make_dataset(labels=False), {})
 
 
 def run(folder, teacher, load_from=None, hooks=(HOOK,), **options):
