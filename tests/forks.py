@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from yapf.yapflib import yapf_api
 
 multiprocessing.set_forkserver_preload(
@@ -58,6 +59,8 @@ def _tool(arguments: list[str], environment: dict, output: Path) -> None:
     # The server has that of its first call.
     os.environ.clear()
     os.environ.update(environment)
+    # PyTorch has read it when the server started.
+    torch.set_num_threads(int(environment.get('OMP_NUM_THREADS', 1)))
     # What the server drew is the same for all forks.
     np.random.seed()
     random.seed()
