@@ -69,6 +69,11 @@ def settings(name: str, args: argparse.Namespace, folder: Path) -> dict:
         'train_cfg.val_interval': 1,
         'default_hooks.logger.interval': 1,
     }
+    for name, hook in config.default_hooks.items():
+        if 'dataloader' in hook:
+            held_out = f'default_hooks.{name}.{DATA}'
+            options[f'{held_out}.data_root'] = args.data_root
+            options[f'{held_out}.indices'] = -100
     if 'batch_size' in model:
         # Of DLB, the same number.
         options['model.batch_size'] = args.batch
