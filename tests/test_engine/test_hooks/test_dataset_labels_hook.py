@@ -163,8 +163,10 @@ def config(teacher, hooks=(HOOK,), data=None, **options):
 
 
 def test_preflight(teacher):
-    preflight(config(teacher))
-    preflight(config(teacher, hooks=(), negatives='all_samples'))
+    # It returns nothing, and finds nothing wrong.
+    assert preflight(config(teacher)) is None
+    without = config(teacher, hooks=(), negatives='all_samples')
+    assert preflight(without) is None
 
 
 def test_preflight_tells_what_is_wrong(teacher):
