@@ -16,8 +16,10 @@ from mmengine.registry import (
     DATASETS,
     HOOKS,
     LOOPS,
+    METRICS,
     MODELS,
     OPTIM_WRAPPER_CONSTRUCTORS,
+    Registry,
     init_default_scope,
 )
 from mmengine.runner import Runner
@@ -27,8 +29,7 @@ from mmkd_plugin.utils.build import build_part
 from mmkd_plugin.utils.checkpoint import read_checkpoint
 from mmkd_plugin.utils.checks import nearest
 
-from .loops import StudentsTestLoop, StudentsValLoop
-from .loops.students_val_loop import check_students
+from .loops.students_loop import StudentsLoop, check_students
 from .optimizers import PerStudentOptimWrapperConstructor
 
 # Without ``required_inputs`` in the config, these paths are looked at.
@@ -168,6 +169,39 @@ def check_overrides(config: Config, overrides: dict) -> None:
             )
 
 
+def _find(
+    registry: Registry,
+    kind: Union[str, type, None],
+    what: str,
+    scope: Optional[str] = None,
+) -> Optional[type]:
+    """Find a class by its name, as the engine finds it.
+
+    Args:
+        registry (Registry): The root registry.
+        kind (str or type, optional): Its name, or the class itself.
+        what (str): What it is, for the message.
+        scope (str, optional): Scope of the name. Defaults to None, the
+            default scope.
+
+    Returns:
+        type: The class; what is no name is returned as it is.
+
+    Raises:
+        KeyError: If there is none.
+    """
+    if not isinstance(kind, str):
+        return kind
+    with registry.switch_scope_and_registry(scope) as inner:
+        found = inner.get(kind)
+        if found is None:
+            known = {**registry.module_dict, **inner.module_dict}
+            raise KeyError(
+                f'there is no {what} {kind!r}; {nearest(kind, known)}'
+            )
+    return found
+
+
 def check_sampler(
     type: Union[str, type], _scope_: Optional[str] = None, **options
 ) -> type:
@@ -186,16 +220,7 @@ def check_sampler(
         TypeError: If it has no such option, or lacks one.
         ValueError: If it refuses one.
     """
-    if isinstance(type, str):
-        with DATA_SAMPLERS.switch_scope_and_registry(_scope_) as registry:
-            sampler = registry.get(type)
-            if sampler is None:
-                known = {**DATA_SAMPLERS.module_dict, **registry.module_dict}
-                raise KeyError(
-                    f'there is no sampler {type!r}; {nearest(type, known)}'
-                )
-    else:
-        sampler = type
+    sampler = _find(DATA_SAMPLERS, type, 'sampler', _scope_)
     try:
         # The first two are the runner's.
         arguments = {'dataset': None, 'seed': None, **options}
@@ -213,13 +238,14 @@ def preflight(config: Config, script: Optional[str] = None) -> None:
 
     Looks for missing files, checks the options of the sampler, builds the
     model, which checks checkpoints, architectures and the mapping of the
-    losses, and the optimizers, loops and views of several students, reads the
-    checkpoint that the run goes on from, which must fit the model, builds
-    the training set, lets a model with a ``check_dataset`` look at that, and
-    lets the sampler check its score cache and the teacher's answers to the
-    first images. Hooks with a ``check_inputs`` are built and look at all of
-    these; then a model with a ``check_hooks``, and parts with a
-    ``check_dataset_labels``, say if they miss one.
+    losses, and the optimizers, loops and views of several students, looks up
+    loops, metrics and hooks, reads the checkpoint that the run goes on from,
+    which must fit the model, builds the training set, lets a model with a
+    ``check_dataset`` look at that, and lets the sampler check its score cache
+    and the teacher's answers to the first images. Hooks with a
+    ``check_inputs`` are built and look at all of these; then a model with a
+    ``check_hooks``, and parts with a ``check_dataset_labels``, say if they
+    miss one.
 
     Args:
         config (Config): The config of a run.
@@ -228,7 +254,7 @@ def preflight(config: Config, script: Optional[str] = None) -> None:
 
     Raises:
         FileNotFoundError: If inputs are missing, all in one message.
-        KeyError: If there is no sampler of that name.
+        KeyError: If there is no sampler, loop, metric or hook of that name.
         TypeError: If the sampler has no such option, or lacks one.
         ValueError: If the components find fault with their options.
     """
@@ -246,6 +272,7 @@ def preflight(config: Config, script: Optional[str] = None) -> None:
     model = MODELS.build(copy.deepcopy(config.model))
     _check_optimizers(config.get('optim_wrapper') or {}, model)
     _check_loops(config, model)
+    _check_metrics(config)
     _check_views(model)
     checkpoint, resumed = None, config.get('load_from')
     if resumed and '://' not in resumed:
@@ -342,14 +369,19 @@ def _check_optimizers(config: dict, model: nn.Module) -> None:
 
 
 def _check_loops(config: Config, model: nn.Module) -> None:
-    """Check that loops and model have to do with one student, or several."""
-    for name in ('val_cfg', 'test_cfg'):
+    """Check that loops exist, and have to do with as many students."""
+    for name in ('train_cfg', 'val_cfg', 'test_cfg'):
         if config.get(name) is None:
             continue
-        kind = config[name].get('type')
-        if isinstance(kind, str):
-            kind = LOOPS.get(kind)
-        if kind in (StudentsValLoop, StudentsTestLoop):
+        kind = _find(
+            LOOPS,
+            config[name].get('type'),
+            f'loop for {name}',
+            config[name].get('_scope_'),
+        )
+        if name == 'train_cfg':
+            continue
+        if isinstance(kind, type) and issubclass(kind, StudentsLoop):
             check_students(model)
         elif name == 'val_cfg' and hasattr(model, 'predict_students'):
             print_log(
@@ -359,6 +391,21 @@ def _check_loops(config: Config, model: nn.Module) -> None:
                 'current',
                 level=logging.WARNING,
             )
+
+
+def _check_metrics(config: Config) -> None:
+    """Check that metrics exist."""
+    for name in ('val_evaluator', 'test_evaluator'):
+        found = config.get(name) or []
+        for item in found if isinstance(found, (list, tuple)) else [found]:
+            # An evaluator's config has its metrics inside.
+            if isinstance(item, dict) and 'metrics' not in item:
+                _find(
+                    METRICS,
+                    item.get('type'),
+                    f'metric for {name}',
+                    item.get('_scope_'),
+                )
 
 
 def _check_views(model: nn.Module) -> None:
@@ -386,9 +433,11 @@ def _checking_hooks(config: Config) -> list[Any]:
         },
     }
     for name, item in named.items():
-        kind = item.get('type') if isinstance(item, dict) else None
-        if isinstance(kind, str):
-            kind = HOOKS.get(kind)
+        if not isinstance(item, dict):
+            continue
+        kind = _find(
+            HOOKS, item.get('type'), f'hook for {name}', item.get('_scope_')
+        )
         if hasattr(kind, 'check_inputs'):
             if kind in places:
                 raise ValueError(

@@ -163,6 +163,67 @@ def test_wrong_samplers(config, changes, error, match):
         preflight(config)
 
 
+@pytest.mark.parametrize(
+    ('key', 'value', 'match'),
+    [
+        (
+            'train_cfg',
+            dict(type='EpochBasedTrainLop', max_epochs=1),
+            'no loop for train_cfg .*; nearest: EpochBasedTrainLoop',
+        ),
+        (
+            'val_cfg',
+            dict(type='StudentValLoop'),
+            'no loop for val_cfg .*; nearest: StudentsValLoop',
+        ),
+        (
+            'val_evaluator',
+            dict(type='Acuracy'),
+            "no metric for val_evaluator 'Acuracy'; nearest: Accuracy",
+        ),
+        (
+            'test_evaluator',
+            [dict(type='Accuracy'), dict(type='SingleLabelMetrics')],
+            'no metric for test_evaluator .*; nearest: SingleLabelMetric',
+        ),
+        (
+            'custom_hooks',
+            [dict(type='EMAHook'), dict(type='DistilReportHook')],
+            r'no hook for custom_hooks\.1 .*; nearest: DistillReportHook',
+        ),
+        (
+            'default_hooks',
+            dict(logger=None, timer=dict(type='IterTimeHook')),
+            r'no hook for default_hooks\.timer .*; nearest: IterTimerHook',
+        ),
+    ],
+)
+def test_wrong_names(config, key, value, match):
+    config[key] = value
+    with pytest.raises(KeyError, match=match):
+        preflight(config)
+
+
+def test_names_of_the_engine_and_of_mmpretrain(config):
+    config.train_cfg = dict(by_epoch=True, max_epochs=1)
+    # mmpretrain's own, as the default scope is.
+    config.val_cfg = dict(type='RetrievalValLoop')
+    config.val_evaluator = [
+        dict(type='mmpretrain.Accuracy'),
+        dict(type='DumpResults', out_file_path='answers.pkl'),
+    ]
+    config.test_evaluator = dict(metrics=dict(type='Accuracy'))
+    config.custom_hooks = [
+        dict(type='EMAHook'),
+        dict(type='PreciseBNHook', _scope_='mmpretrain'),
+    ]
+    preflight(config)
+    # mmpretrain's, without its name, is not found from outside.
+    config.default_scope = 'mmengine'
+    with pytest.raises(KeyError, match="val_cfg 'RetrievalValLoop'"):
+        preflight(config)
+
+
 def test_a_sampler_without_a_needed_option(config):
     del config.train_dataloader.sampler['num_samples']
     with pytest.raises(TypeError, match=r"missing a required .*'num_sample"):

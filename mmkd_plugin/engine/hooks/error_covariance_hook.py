@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Optional
+from typing import Optional, Union
 
 import torch
 from mmengine.dist import all_reduce, get_dist_info
@@ -126,10 +126,10 @@ class ErrorCovarianceHook(Hook):
         total, count = 0, 0
         for batch in self._loader:
             data = model.data_preprocessor(batch, False)
-            images = model.only_view(data['inputs'])
-            labels = _labels(data['data_samples']).to(images.device)
-            errors = _errors(model, images, labels)[:, : max(left, 0)]
-            left -= len(images)
+            labels = _labels(data['data_samples'])
+            errors = _errors(model, data['inputs'], labels)
+            errors = errors[:, : max(left, 0)]
+            left -= len(labels)
             count += errors.shape[1]
             errors = errors.flatten(1)
             total = total + errors @ errors.T
@@ -162,11 +162,13 @@ def _labels(samples: Optional[Sequence]) -> Tensor:
     return labels
 
 
-def _errors(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+def _errors(
+    model: nn.Module, images: Union[Tensor, Sequence[Tensor]], labels: Tensor
+) -> Tensor:
     """Subtract the labels from the probabilities, ``(K, N, C)``."""
     errors = []
-    for student in model.students.values():
-        prob = student(images, mode='tensor').double().softmax(dim=1)
-        labels = check_labels(labels, prob)
+    for logits in model.student_logits(images).values():
+        prob = logits.double().softmax(dim=1)
+        labels = check_labels(labels.to(prob.device), prob)
         errors.append(prob - one_hot(labels, prob.shape[1]))
     return torch.stack(errors)

@@ -337,15 +337,10 @@ class OnlineDistill(BaseModel):
             # Before the students' own losses stumble over them.
             check_label_range(labels, self.num_classes)
         losses, logits = {}, {}
-        for name, student in self.students.items():
-            recorder = self._recorders[name]
-            try:
-                with recorder:
-                    own = student(views[name], data_samples, mode='loss')
-                logits[name] = recorder.get_record()
-            finally:
-                # No graph outlives the step.
-                recorder.clear()
+        for name in self.students:
+            own, logits[name] = self._run_student(
+                name, views[name], data_samples, mode='loss'
+            )
             check_rows(logits[name])
             losses.update({f'{name}.{k}': v for k, v in own.items()})
         if self.needs_labels:
@@ -353,6 +348,38 @@ class OnlineDistill(BaseModel):
             first = next(iter(logits.values()))
             labels = check_labels(labels.to(first.device), first)
         return {**losses, **self.peer_losses(logits, labels)}
+
+    def _run_student(
+        self, name: str, *args: Any, **kwargs: Any
+    ) -> tuple[Any, Tensor]:
+        """Run a student; return what it returns, and its logits."""
+        recorder = self._recorders[name]
+        try:
+            with recorder:
+                output = self.students[name](*args, **kwargs)
+            return output, recorder.get_record()
+        finally:
+            # No graph outlives the step.
+            recorder.clear()
+
+    def student_logits(
+        self, inputs: Union[Tensor, Sequence[Tensor]]
+    ) -> dict[str, Tensor]:
+        """Compute the logits that the students teach each other by.
+
+        Args:
+            inputs (Tensor or Sequence[Tensor]): Normalised images, shape
+                ``(B, C, H, W)``, or a list of such a batch alone.
+
+        Returns:
+            dict[str, Tensor]: What the modules named by ``logits`` return, as
+            a rule of shape ``(B, num_classes)``, by the students' names.
+        """
+        inputs = self.only_view(inputs)
+        return {
+            name: self._run_student(name, inputs, mode='tensor')[1]
+            for name in self.students
+        }
 
     @property
     def needs_labels(self) -> bool:

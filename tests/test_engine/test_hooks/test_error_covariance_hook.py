@@ -50,6 +50,22 @@ def test_weights_after_an_epoch(tmp_path):
     assert (model.general_weights - 1 / 3).abs().max() > 1e-3
 
 
+def test_errors_are_of_what_the_students_teach_by(tmp_path):
+    model = online('KDCL', target='general', logits='head.fc')
+    # What this student answers is not what its module ``logits`` returns.
+    handle = model.students.b.register_forward_hook(
+        lambda module, args, output: (
+            5 * output if isinstance(output, torch.Tensor) else output
+        )
+    )
+    run(tmp_path, model, hook())
+    answered = inverse_covariance_weights(covariance_by_loops(model))
+    handle.remove()
+    expected = inverse_covariance_weights(covariance_by_loops(model))
+    assert (answered - expected).abs().max() > 1e-2
+    assert torch.allclose(model.general_weights, expected.float(), atol=1e-5)
+
+
 def test_weights_are_those_of_the_next_epoch(tmp_path):
     model = online('KDCL', target='general')
     runner = run(tmp_path, model, hook(), epochs=2)
