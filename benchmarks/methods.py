@@ -188,9 +188,9 @@ def on_digits(config: Config, num_images: int, epochs: int) -> None:
             if key == 'num_classes':
                 part[key] = _CLASSES
         if part.get('type') in _SCHEDULES and part.get('by_epoch', True):
-            for key in ('begin', 'end'):
-                if part.get(key):
-                    part[key] = max(1, round(part[key] * epochs / length))
+            begin = round(part.get('begin', 0) * epochs / length)
+            end = round(part['end'] * epochs / length)
+            part.update(begin=begin, end=max(end, begin + 1))
     config.model.data_preprocessor.update(
         mean=[78.0] * 3,
         std=[86.0] * 3,

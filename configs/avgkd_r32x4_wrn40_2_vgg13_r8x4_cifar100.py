@@ -1,5 +1,6 @@
 # The mean of three teachers: ResNet-32x4, WRN-40-2 and VGG-13 to ResNet-8x4 on
-# CIFAR-100. CA-MKD's code has Nesterov's momentum and does not clip.
+# CIFAR-100. CA-MKD's code has Nesterov's momentum and does not clip; its
+# teachers are three ResNet-32x4, its student is a VGG-8.
 _base_ = ['_base_/benchmark_cifar100.py', '_base_/methods/avgkd.py']
 
 _names = ['r32x4', 'wrn40_2', 'vgg13']

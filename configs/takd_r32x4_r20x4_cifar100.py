@@ -3,9 +3,11 @@
 # with more assistants further stages of that kind.
 #
 # Mirzadeh et al., Improved Knowledge Distillation via Teacher Assistant, AAAI
-# 2020. Weights and temperature, which the paper searches, are those of KD
-# here, and the networks are ours: ResNet-20 between 110 and 8 is an example
-# in the paper's code.
+# 2020. This is its chain with KD as it is elsewhere here: weights and
+# temperature, which the paper searches, the training and the networks are
+# ours. (The paper's code has ResNet-20 between 110 and 8 as an example,
+# averages the divergence over the classes as well, which is a hundredth of it
+# on CIFAR-100, and goes on from the assistant's best epoch, not the last.)
 _base_ = ['_base_/pairs_cifar100.py', '_base_/methods/kd.py']
 
 model = dict(

@@ -1,6 +1,6 @@
 # TF-KD by regularisation: ResNet-18 on CIFAR-100. 200 epochs of 128 images a
 # step, SGD at 0.1, which is reached over the first epoch, fifths at 60, 120
-# and 160, as in its code.
+# and 160, as in its code, which also rotates the images by up to 15 degrees.
 _base_ = ['_base_/benchmark_cifar100.py', '_base_/methods/tfkd.py']
 
 model = dict(data_preprocessor=_base_.preprocessor, student=_base_.resnet18)

@@ -152,7 +152,10 @@ def test_weights(stem):
         weight = loss.get('loss_weight', 1.0)
         if isinstance(weight, dict):
             assert weight.pop('type') == 'LinearWarmup'
-            assert weight.end == 20
+            # The released codes' first epochs: 0 for ReviewKD, 1 for DKD.
+            begin = weight.get('begin', 0)
+            assert begin == (stem == 'reviewkd')
+            assert weight.end == begin + 20
             weight = weight.value
         weights[name] = weight
     assert weights == WEIGHTS[stem]

@@ -1,8 +1,8 @@
 # AB, first of two trainings, with the released weights: 3e-3 at the last
-# stage, half of the next stage's at each one before, nothing else. (In
-# RepDistiller, the student's batch normalisation stays in eval mode.) The head
-# does not learn here, and the second training starts from the snapshot at the
-# end.
+# stage, half of the next stage's at each one before, nothing else. Stages of
+# the same shape, as here, are compared as they are; a student of other widths
+# needs a ConvConnector with BN at each, as OFD has. The head does not learn
+# here, and the second training starts from the snapshot at the end.
 _base_ = ['pre_relu.py']
 
 model = dict(

@@ -1,7 +1,9 @@
 # BYOT: an exit behind each stage but the deepest, which learns from the labels
 # (0.7), from the deepest's answers (0.3, temperature 3) and from its pooled
-# feature. The paper does not give the weights. The first two are MMRazor's.
-# That of the features is the 1e-6 of an unofficial code
+# feature; the deepest learns from the labels alone, with the weight 1. The
+# paper does not give the weights. These are MMRazor's; an unofficial code has
+# 0.9, for the deepest as well, and 0.1.
+# That of the features is the 1e-6 of that code
 # (luanyunteng/pytorch-be-your-own-teacher) for their squared distance, summed
 # over 128 images of 512 channels, as a mean.
 _label, _soft, _feature = 0.7, 0.3, 1e-6 * 128 * 512

@@ -1,9 +1,8 @@
 # FSP, first of two trainings: the three pairs of a stage's input and output,
 # nothing else. The weights of 1 are those of RepDistiller's first training;
-# its option of 50 is for the second, in which its code has no FSP loss. (In
-# its first, the student's batch normalisation stays in eval mode.) The head
-# does not learn here, and the second training starts from the snapshot at the
-# end.
+# its option of 50 is for the second, in which its code has no FSP loss. The
+# head does not learn here, and the second training starts from the snapshot at
+# the end.
 _base_ = ['features.py']
 
 model = dict(

@@ -1,5 +1,4 @@
-# What OFD and AB share: the maps in front of the last ReLU of each stage, the
-# student's behind a 1x1 convolution with BN.
+# What OFD and AB share: the maps in front of the last ReLU of each stage.
 _base_ = ['features.py']
 
 # Of r32x4 and r8x4: widths, and the last block of the teacher's stages and of
@@ -10,12 +9,7 @@ _last_T, _last_S = 4, 0
 _sum = dict(record_idx=1, data_idx=0)
 pre_relu_preds = {
     i: dict(
-        preds_S=dict(
-            from_student=True,
-            recorder=f'pre{i}',
-            connector=f'width{i}',
-            **_sum,
-        ),
+        preds_S=dict(from_student=True, recorder=f'pre{i}', **_sum),
         preds_T=dict(from_student=False, recorder=f'pre{i}', **_sum),
     )
     for i in widths
@@ -32,15 +26,6 @@ model = dict(
         teacher_recorders={
             f'pre{i}': dict(type='ModuleInputs', source=f'{block}.relu')
             for i, block in last_blocks_T.items()
-        },
-        connectors={
-            f'width{i}': dict(
-                type='ConvConnector',
-                in_channels=width,
-                out_channels=width,
-                norm_cfg=dict(type='BN'),
-            )
-            for i, width in widths.items()
         },
     )
 )

@@ -1,5 +1,6 @@
 # ReviewKD as in its code: the three stages and the pooled feature, 5 times the
-# sum of their losses, which grows over the first 20 epochs. The teacher's
+# sum of their losses. The weight is 0 in the first epoch and grows over 20, as
+# the code's min(e / 20, 1) does, whose epochs count from 0. The teacher's
 # stages are taken in front of their last ReLU.
 _base_ = ['features.py']
 
@@ -48,7 +49,9 @@ model = dict(
         distill_losses={
             f'loss_{level}': dict(
                 type='HCLLoss',
-                loss_weight=dict(type='LinearWarmup', value=5.0, end=20),
+                loss_weight=dict(
+                    type='LinearWarmup', value=5.0, begin=1, end=21
+                ),
             )
             for level in _levels
         },

@@ -24,11 +24,15 @@ class DML(OnlineDistill):
 
     Reference:
         Zhang et al., Deep Mutual Learning, CVPR 2018,
-        https://arxiv.org/abs/1706.00384. From recollection, not verified: the
-        paper's algorithm updates the students in turns, each with fresh
-        predictions of those before it. Here all of them learn from one
-        forward pass (synchronously), as in reimplementations, which costs one
-        forward pass a student instead of K.
+        https://arxiv.org/abs/1706.00384. Deviations from the released code
+        (https://github.com/YingZhangDUT/Deep-Mutual-Learning): it updates the
+        students in turns, each on a batch of its own. Here all of them learn
+        from one forward pass of the same batch (synchronously), as in
+        reimplementations, which costs one forward pass a student instead of
+        K. It sums over the others, where the paper's formula averages: with
+        more than two students, ``loss_weight=K - 1`` in ``peer_loss`` is what
+        the code does. It adds 1e-8 to probabilities; here the logarithms are
+        exact.
 
     Args:
         students (dict[str, dict | nn.Module]): Configs of the students by

@@ -185,8 +185,10 @@ class KDCL(OnlineDistill):
         are :math:`\tau = 2` and :math:`\lambda = 1`. These descriptions do
         not agree on whether ``'naive'`` chooses for the batch, as here, or
         for each image, and whether ``'general'`` combines logits, as here, or
-        probabilities. The third-party code that was found takes the mean of
-        the logits, which is ``'general'`` before its first measurement.
+        probabilities. Third-party codes were found for all targets but the
+        last; they disagree on the first in the same way, and many have none
+        of the four, but the mean of the logits (``'general'`` before its first
+        measurement) or their sum.
 
     Args:
         students (dict[str, dict | nn.Module]): Configs of the students by

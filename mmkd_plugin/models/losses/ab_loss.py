@@ -56,9 +56,10 @@ def ab_loss(preds_S: Tensor, preds_T: Tensor, margin: float = 1.0) -> Tensor:
 class ABLoss(nn.Module):
     r"""Activation boundaries: neurons are active where the teacher's are.
 
-    The features are those in front of the ReLU, on the student's side behind
-    a 1x1 convolution with BN, which is a ``ConvConnector`` with
-    ``norm_cfg=dict(type='BN')``. Map one instance for each stage.
+    The features are those in front of the ReLU. Where the student's have
+    another shape, they go through a 1x1 convolution with BN, which is a
+    ``ConvConnector`` with ``norm_cfg=dict(type='BN')``; where they do not, the
+    released code takes them as they are. Map one instance for each stage.
 
     It is meant for a stage of its own that initialises the student: no other
     loss (``calculate_student_loss=False``), the head frozen
@@ -74,7 +75,8 @@ class ABLoss(nn.Module):
         (https://github.com/bhheo/AB_distillation) has ``margin=1``, and on
         CIFAR-10 a weight of 3e-3 at the last stage and half of the next
         stage's at each one before; then KD alone with a temperature of 3.
-        MMRazor's ``ABLoss`` has the factor 3e-3 inside.
+        MMRazor's ``ABLoss`` has the factor 3e-3 inside. Deviation: the
+        teacher of the released code normalises by batches, ours never does.
 
     Args:
         margin (float): How far from the boundary the student is pushed.

@@ -104,13 +104,13 @@ class DISTLoss(nn.Module):
         2022, https://arxiv.org/abs/2205.10536: the mean over samples and
         over classes of 1 - Pearson's correlation of softened probabilities.
         Defaults are those of the published loss; its ImageNet recipe is
-        ``loss_weight=2``, ``tau=1``. For CIFAR-100, ``beta=gamma=2`` and
-        ``tau=4`` are from recollection of the paper and not verified. The
-        factor :math:`\tau^2` is that of the public ports; the authors' loss
-        for segmentation has none, which makes no difference at its
-        ``tau=1``. Deviation: where the published code bounds norms by 1e-8,
-        so that classes below that do not count, the correlation here is
-        exact however small the probabilities are.
+        ``loss_weight=2``, ``tau=1``, its CIFAR-100 recipe ``loss_weight=2``,
+        ``tau=4`` (``dist_cifar.yaml`` of https://github.com/hunto/LocalMamba,
+        whose loss has the factor :math:`\tau^2`; the author's loss for
+        segmentation has no temperature). Deviations: where the published
+        code bounds norms by 1e-8, so that classes below that do not count,
+        the correlation here is exact however small the probabilities are;
+        and where the teacher is constant, the term is 0, there it is 1.
 
     Args:
         beta (float): Weight of the relation between classes, not negative.

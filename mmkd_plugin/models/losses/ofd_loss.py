@@ -151,6 +151,8 @@ class OFDLoss(nn.Module):
         last stage and half of the next stage's at each one before. The
         margins of the published code differ from the equation for channels
         that are rarely negative: that is ``margin_form='released'``.
+        Deviation: the teacher of the released code normalises by batches
+        while the student is trained, ours never does.
 
     Args:
         margin_form (str): ``'formula'`` or ``'released'``, see

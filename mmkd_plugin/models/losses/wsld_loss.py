@@ -81,12 +81,14 @@ class WSLDLoss(nn.Module):
     Reference:
         Zhou et al., Rethinking Soft Labels for Knowledge Distillation: A
         Bias-Variance Tradeoff Perspective, ICLR 2021,
-        https://arxiv.org/abs/2102.00650. ``tau=2`` and ``loss_weight=2.5``
-        are those of the published code for ImageNet
+        https://arxiv.org/abs/2102.00650. ``tau=2`` and ``loss_weight=2.5`` are
+        those of the published code for ImageNet
         (https://github.com/bellymonster/Weighted-Soft-Label-Distillation) and
-        of MMRazor's config. Deviation: they write the cross entropy of the
-        soft labels in the place of the divergence. The gradient is the
-        same, and here a student that equals its teacher has a loss of 0.
+        of MMRazor's config; a third party's config for CIFAR-100
+        (https://github.com/yzd-v/cls_KD) has 4 and 2.25. Deviation: they write
+        the cross entropy of the soft labels in the place of the divergence.
+        The gradient is the same, and here a student that equals its teacher
+        has a loss of 0.
 
     Args:
         tau (float): Temperature of the divergence. Defaults to 2.0.
