@@ -42,7 +42,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 from torch import nn
-from torch.nn.functional import adaptive_avg_pool2d
+from torch.nn.functional import adaptive_avg_pool2d, mse_loss
 
 if importlib.util.find_spec('mmrazor') is None:
     pytest.skip(
@@ -104,6 +104,12 @@ def both(recorder, **more):
 
 LABELS = dict(gt_labels=source('criterion', True, data_idx=1))
 MASK = dict(type='mmengine.ClassDropMask', drop_ratio=0.4)
+WIDTH = dict(
+    type='mmengine.ConvConnector',
+    in_channels=8,
+    out_channels=16,
+    norm_cfg=dict(type='BN'),
+)
 
 
 def masked(logits):
@@ -168,6 +174,57 @@ CASES = {
 }
 
 
+def features_case(
+    kind, function, of='embedding', resized=False, weight=1.0, **options
+):
+    """A loss of two features; widths are made equal where that is needed."""
+    # The classifier's first argument, or the second call of the ReLU.
+    which = dict(embedding=dict(data_idx=0), features=dict(record_idx=1))[of]
+    more = dict(connector='width') if resized else {}
+
+    def by_hand(seen):
+        feature_S = seen[f'{of}_S']
+        if resized:
+            feature_S = seen['connectors']['width'](feature_S)
+        return weight * function(feature_S, seen[f'{of}_T'], **options)
+
+    loss = dict(type=f'mmengine.{kind}', loss_weight=weight, **options)
+    mapping = dict(
+        preds_S=source(of, True, **which, **more),
+        preds_T=source(of, False, **which),
+    )
+    return loss, mapping, by_hand
+
+
+CASES.update(
+    dist=(
+        dict(type='mmengine.DISTLoss', beta=2.0, tau=4.0),
+        both('logits'),
+        lambda seen: losses.dist_loss(
+            seen['logits_S'], seen['logits_T'], beta=2.0, tau=4.0
+        ),
+    ),
+    wsld=(
+        dict(type='mmengine.WSLDLoss', tau=3.0),
+        dict(**both('logits'), **LABELS),
+        lambda seen: losses.wsld_loss(
+            seen['logits_S'], seen['logits_T'], seen['labels'], tau=3.0
+        ),
+    ),
+    rkd=features_case('RKDLoss', losses.rkd_loss, angle_weight=10.0),
+    sp=features_case('SPLoss', losses.sp_loss, 'features'),
+    cc=features_case('CCLoss', losses.cc_loss, weight=1e3, gamma=0.3),
+    pkt=features_case('PKTLoss', losses.pkt_loss, weight=3e4),
+    at=features_case('ATLoss', losses.at_loss, 'features'),
+    nst=features_case('NSTLoss', losses.nst_loss, 'features'),
+    hint=features_case('MSELoss', mse_loss, 'features', resized=True),
+    hcl=features_case(
+        'HCLLoss', losses.hcl_loss, 'features', resized=True, levels=(2, 1)
+    ),
+    ft=features_case('FTLoss', losses.ft_loss, 'features', resized=True),
+)
+
+
 def sdd_by_hand(seen, base, scales=(1, 2, 4), by_label=True):
     """Region by region, a complementary one counts twice."""
     whole = seen['map_T'].mean(dim=(2, 3)).argmax(dim=1)
@@ -187,7 +244,7 @@ def sdd_by_hand(seen, base, scales=(1, 2, 4), by_label=True):
 
 
 def sdd_case(expected, labels=True, **options):
-    mapping = dict(both('map'), **(LABELS if labels else {}))
+    mapping = dict(both('logit_map'), **(LABELS if labels else {}))
     return dict(type='mmengine.SDDLoss', **options), mapping, expected
 
 
@@ -236,16 +293,34 @@ CASES.update(
 )
 
 
+MAPPED = [name for name in CASES if name.startswith('sdd')]
+PLAIN = [name for name in CASES if name not in MAPPED]
+ALL = pytest.mark.parametrize(
+    'names', [PLAIN, MAPPED], ids=['plain', 'mapped']
+)
+
+
 def algorithm(names, **more):
     """Config of MMRazor's algorithm with these losses of ours."""
-    mapped = any(name.startswith('sdd') for name in names)
-    recorders = {}
-    if mapped:
-        recorders['logits'] = dict(type='ModuleOutputs', source='head')
-        recorders['map'] = dict(type='ModuleOutputs', source='head.logit_map')
-    else:
-        recorders['logits'] = dict(type='ModuleOutputs', source='head.fc')
-    criterion = dict(type='ModuleInputs', source='head.loss_module')
+    mapped = set(names) <= set(MAPPED)
+    recorders = dict(
+        logits=dict(type='ModuleOutputs', source='head'),
+        criterion=dict(type='ModuleInputs', source='head.loss_module'),
+        logit_map=dict(type='ModuleOutputs', source='head.logit_map'),
+        embedding=dict(type='ModuleInputs', source='head.fc'),
+        # The last activation: nothing in place comes behind it.
+        features=dict(type='ModuleOutputs', source='backbone.layer2.1.relu'),
+    )
+    read = [item for name in names for item in CASES[name][1].values()]
+    connectors = dict(mask=MASK, width=WIDTH)
+    student_recorders, teacher_recorders = (
+        {
+            item['recorder']: recorders[item['recorder']]
+            for item in read
+            if item['from_student'] is of_student
+        }
+        for of_student in (True, False)
+    )
     return dict(
         type='SingleTeacherDistill',
         _scope_='mmrazor',  # as in the configs that MMRazor ships
@@ -253,9 +328,13 @@ def algorithm(names, **more):
         teacher=network(8, mapped),
         distiller=dict(
             type='ConfigurableDistiller',
-            student_recorders=dict(recorders, criterion=criterion),
-            teacher_recorders=recorders,
-            connectors=dict(mask=MASK),
+            student_recorders=student_recorders,
+            teacher_recorders=teacher_recorders,
+            connectors={
+                item['connector']: connectors[item['connector']]
+                for item in read
+                if 'connector' in item
+            },
             distill_losses={f'loss_{n}': CASES[n][0] for n in names},
             loss_forward_mappings={f'loss_{n}': CASES[n][1] for n in names},
         ),
@@ -269,14 +348,20 @@ def watch(model):
 
     def save(name):
         def hook(module, args, output):
-            seen[name] = output.clone()
+            # Backbone and neck return a tuple of one.
+            (value,) = output if isinstance(output, tuple) else (output,)
+            seen[name] = value.clone()
 
         return hook
 
     for side, net in dict(S=model.student, T=model.teacher).items():
         net.head.register_forward_hook(save(f'logits_{side}'))
+        net.backbone.register_forward_hook(save(f'features_{side}'))
         if hasattr(net.head, 'logit_map'):
             net.head.logit_map.register_forward_hook(save(f'map_{side}'))
+        else:
+            net.neck.register_forward_hook(save(f'embedding_{side}'))
+    seen['connectors'] = model.distiller.connectors
     return seen
 
 
@@ -360,7 +445,8 @@ def weights(model):
     return {k: v.clone() for k, v in model.state_dict().items()}
 
 
-def test_train_and_validate(tmp_path, teacher_ckpt):
+@ALL
+def test_train_and_validate(names, tmp_path, teacher_ckpt):
     images, samples = batch(12)
     data = dict(
         dataset=[
@@ -373,13 +459,15 @@ def test_train_and_validate(tmp_path, teacher_ckpt):
     )
     witness = Witness()
     runner = Runner(
-        model=algorithm(CASES, teacher_ckpt=teacher_ckpt),
+        model=algorithm(names, teacher_ckpt=teacher_ckpt),
         work_dir=str(tmp_path / 'run'),
         experiment_name=f'compat_{next(_NUMBERS)}',
         default_scope='mmrazor',
         train_dataloader=data,
         train_cfg=dict(by_epoch=False, max_iters=2, val_interval=2),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
+        # The last batch norm of a block starts at zero: in the first step
+        # nothing in front of it moves.
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=1.0)),
         val_dataloader=data,
         val_cfg=dict(),
         val_evaluator=dict(type='mmpretrain.Accuracy'),
@@ -392,7 +480,7 @@ def test_train_and_validate(tmp_path, teacher_ckpt):
     assert from_mmrazor(model, model.distiller)
     assert len(witness.logs) == 2
     for log in witness.logs:
-        terms = {f'distill.loss_{name}' for name in CASES}
+        terms = {f'distill.loss_{name}' for name in names}
         assert set(log) == {'loss', 'student.loss', *terms}
         print({k: round(v, 4) for k, v in log.items()})
         total = log.pop('loss')
@@ -413,8 +501,9 @@ def test_train_and_validate(tmp_path, teacher_ckpt):
     assert 0 <= accuracy <= 100
 
 
-def test_the_same_distiller_in_this_package(teacher_ckpt):
-    config = algorithm(CASES, teacher_ckpt=teacher_ckpt)
+@ALL
+def test_the_same_distiller_in_this_package(names, teacher_ckpt):
+    config = algorithm(names, teacher_ckpt=teacher_ckpt)
     host = MODELS.build(config)
     assert from_mmrazor(host, host.distiller)
     ours = MODELS.build(
@@ -427,6 +516,7 @@ def test_the_same_distiller_in_this_package(teacher_ckpt):
         )
     )
     ours.student.load_state_dict(host.student.state_dict())
+    ours.distiller.load_state_dict(host.distiller.state_dict())
     host.train()
     ours.train()
     inputs, samples = batch()
@@ -438,11 +528,10 @@ def test_the_same_distiller_in_this_package(teacher_ckpt):
 
 def test_whose_class_a_name_gets():
     clashing = {
-        'ConfigurableDistiller',
-        'DKDLoss',
-        'KLDivergence',
-        'L1Loss',
-        'SingleTeacherDistill',
+        *('ConfigurableDistiller', 'SelfDistill', 'SingleTeacherDistill'),
+        *('BYOTConnector', 'MGDConnector'),
+        *('ABLoss', 'ATLoss', 'CRDLoss', 'DISTLoss', 'DKDLoss', 'FTLoss'),
+        *('KLDivergence', 'L1Loss', 'MGDLoss', 'OFDLoss'),
     }
     ours = {
         name
