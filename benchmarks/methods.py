@@ -170,7 +170,7 @@ def on_digits(config: Config, num_images: int, epochs: int) -> None:
         for part in list(_walk(model))
         if 'backbone' in part and 'head' in part
     )
-    if factor == 8:
+    if factor == 8 and 'channels_last' in model:
         # 8 channels are too few for oneDNN on some CPUs (docs/support.md).
         model.channels_last = False
     length = config.train_cfg.max_epochs
