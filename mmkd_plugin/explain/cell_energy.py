@@ -23,7 +23,7 @@ _MIXED = 0.05
 _TRANSIENT = 4
 # By what factor a process grows more than its tensors: kernels copy to layouts
 # of their own, and an allocator leaves gaps that nothing fits into. Measured
-# on ResNets: up to 1.51 where another program took the processor, as the gaps
+# on ResNets: up to 1.58 where another program took the processor, as the gaps
 # depend on the timing of the threads.
 _OVERHEAD = 1.7
 

@@ -34,23 +34,8 @@ def check_students(model: nn.Module) -> None:
 class StudentsLoop:
     """What makes one of mmengine's loops one for several students.
 
-    It comes before that loop among the bases. All students answer each batch,
-    and each has an evaluator of its own, see :class:`StudentsEvaluator`.
-
-    Args:
-        runner (Runner): The runner.
-        dataloader (DataLoader or dict): The loader, or its config.
-        evaluator (Evaluator or dict or list): Evaluator of a student, or its
-            config.
-        fp16 (bool): Whether to compute in mixed precision. Defaults to
-            False.
-        metric (str): The metric that decides which student is best.
-            Defaults to ``'accuracy/top1'``.
-        rule (str): ``'greater'`` or ``'less'``, which is better. Defaults to
-            ``'greater'``.
-
-    Raises:
-        ValueError: If the model has no students, or if an option is wrong.
+    It comes before that loop among the bases. Its arguments are those of
+    :class:`StudentsValLoop`.
     """
 
     #: As in the names of the hooks' methods, ``'val'`` or ``'test'``.
